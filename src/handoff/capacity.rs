@@ -1,0 +1,118 @@
+//! A limit that holds exactly at any number of workers: one padded atomic, reserved by compare-and-swap.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crossbeam::utils::CachePadded;
+
+/// `used` never exceeds `limit` while reservations are made through [`Capacity::reserve`]. A limit of 0 is no limit:
+/// nothing is counted then, and `reserve` says so by handing out [`Reservation::Unneeded`].
+#[derive(Debug)]
+pub struct Capacity {
+    limit: AtomicU32,
+    used: CachePadded<AtomicU32>,
+}
+
+/// What came of a wish for capacity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reservation {
+    /// There is no limit; there is nothing to give back.
+    Unneeded,
+    /// One unit is held; give it back with [`Capacity::release`].
+    Held,
+    /// The limit is reached.
+    Full,
+}
+
+impl Capacity {
+    #[must_use]
+    pub fn new(limit: u32) -> Capacity {
+        Capacity {
+            limit: AtomicU32::new(limit),
+            used: CachePadded::new(AtomicU32::new(0)),
+        }
+    }
+
+    /// Changes the limit; a lower one than is in use lets nobody in until enough has been released.
+    pub fn set_limit(&self, limit: u32) {
+        self.limit.store(limit, Ordering::Relaxed);
+    }
+
+    #[must_use]
+    pub fn limit(&self) -> u32 {
+        self.limit.load(Ordering::Relaxed)
+    }
+
+    #[must_use]
+    pub fn used(&self) -> u32 {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// Whether a reservation would fail now. Stale at once; use it to pass over, never to let in.
+    #[must_use]
+    pub fn looks_full(&self) -> bool {
+        let limit = self.limit();
+        limit != 0 && self.used() >= limit
+    }
+
+    pub fn reserve(&self) -> Reservation {
+        let limit = self.limit();
+        if limit == 0 {
+            return Reservation::Unneeded;
+        }
+        let one_more = |used: u32| (used < limit).then_some(used + 1);
+        match self
+            .used
+            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, one_more)
+        {
+            Ok(_) => Reservation::Held,
+            Err(_) => Reservation::Full,
+        }
+    }
+
+    /// Counts one unit that is in use already, whatever the limit: a limit appeared over a running session.
+    pub fn reserve_anyway(&self) {
+        self.used.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Gives back one unit that is held.
+    pub fn release(&self) {
+        let before = self.used.fetch_sub(1, Ordering::AcqRel);
+        debug_assert!(before > 0, "released more capacity than was reserved");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn never_more_than_the_limit_from_many_threads() {
+        let capacity = Capacity::new(100);
+        let most = AtomicU32::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..20_000 {
+                        if capacity.reserve() == Reservation::Held {
+                            most.fetch_max(capacity.used(), Ordering::Relaxed);
+                            capacity.release();
+                        }
+                    }
+                });
+            }
+        });
+        assert!(most.load(Ordering::Relaxed) <= 100);
+        assert_eq!(capacity.used(), 0);
+    }
+
+    #[test]
+    fn full_at_the_limit_and_open_again_after_a_release() {
+        let capacity = Capacity::new(1);
+        assert_eq!(capacity.reserve(), Reservation::Held);
+        assert_eq!(capacity.reserve(), Reservation::Full);
+        capacity.release();
+        assert_eq!(capacity.reserve(), Reservation::Held);
+        capacity.set_limit(0);
+        assert_eq!(capacity.reserve(), Reservation::Unneeded);
+    }
+}

@@ -1,0 +1,147 @@
+//! One hatch per worker: the slot where the newest snapshot waits, the bell, and the queues between worker and others.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use crossbeam::queue::ArrayQueue;
+use parking_lot::Mutex;
+
+use crate::ids::{ListenerId, WorkerId};
+use crate::sys::Doorbell;
+
+use super::counters::Tally;
+use super::journal::Journal;
+use super::snapshot::Snapshot;
+use super::waiters::Grant;
+
+const JOURNAL_RECORDS: usize = 8192;
+const TRANSFERS: usize = 1024;
+const GRANTS: usize = 4096;
+
+/// A freshly accepted socket on its way to a less loaded worker.
+#[derive(Debug)]
+pub struct Transfer {
+    pub socket: OwnedFd,
+    pub listener: ListenerId,
+    /// The port it arrived on, for backends that keep the listener's port.
+    pub port: u16,
+}
+
+/// A worker's own numbers; the worker writes, anyone reads.
+#[derive(Debug, Default)]
+pub struct WorkerCounters {
+    /// Generation of the snapshot that this worker runs on.
+    pub generation: Tally,
+    /// Set once the worker has stopped for good.
+    pub stopped: Tally,
+    /// Sessions in its table, those still connecting or closing included.
+    pub sessions: Tally,
+    /// Nanoseconds spent outside the wait for completions.
+    pub busy_ns: Tally,
+    pub turns: Tally,
+    pub cq_overflow: Tally,
+    /// Times that accepting paused because a table or the kernel ran out.
+    pub accept_pauses: Tally,
+    /// Times that a receive found no provided buffer.
+    pub buffer_pauses: Tally,
+    /// Provided buffers held by sessions now.
+    pub buffers_held: Tally,
+    pub pipes_open: Tally,
+    /// Streams that wanted a pipe and found none.
+    pub pipe_misses: Tally,
+    /// Closes and resets that found bytes in a pipe.
+    pub pipe_cuts: Tally,
+    /// Answers that carried a stale generation: a bug of ours, each one.
+    pub stale_answers: Tally,
+    pub transfers_given: Tally,
+    pub transfers_taken: Tally,
+}
+
+/// The door between one worker and everyone else.
+#[derive(Debug)]
+pub struct Hatch {
+    pub worker: WorkerId,
+    pub doorbell: Doorbell,
+    pub counters: WorkerCounters,
+    pub journal: Journal,
+    pub transfers: ArrayQueue<Transfer>,
+    pub grants: ArrayQueue<Grant>,
+    mailbox: Mutex<Option<Arc<Snapshot>>>,
+}
+
+/// What a look into the mailbox found.
+#[derive(Debug)]
+pub enum Mail {
+    Nothing,
+    News(Arc<Snapshot>),
+    /// The office is just writing: look again next turn, without sleeping before.
+    Busy,
+}
+
+impl Hatch {
+    fn new(worker: WorkerId) -> io::Result<Hatch> {
+        Ok(Hatch {
+            worker,
+            doorbell: Doorbell::new()?,
+            counters: WorkerCounters::default(),
+            journal: Journal::new(JOURNAL_RECORDS),
+            transfers: ArrayQueue::new(TRANSFERS),
+            grants: ArrayQueue::new(GRANTS),
+            mailbox: Mutex::new(None),
+        })
+    }
+
+    /// Puts a snapshot into the slot, over an older one that was not taken yet, and rings.
+    pub fn post(&self, snapshot: Arc<Snapshot>) {
+        *self.mailbox.lock() = Some(snapshot);
+        self.doorbell.ring();
+    }
+
+    /// Takes the newest snapshot, if there is one, without waiting for a lock.
+    #[must_use]
+    pub fn take(&self) -> Mail {
+        match self.mailbox.try_lock() {
+            None => Mail::Busy,
+            Some(mut slot) => slot.take().map_or(Mail::Nothing, Mail::News),
+        }
+    }
+}
+
+/// All workers' hatches, in worker order.
+#[derive(Debug)]
+pub struct Hatches {
+    pub workers: Vec<Arc<Hatch>>,
+}
+
+impl Hatches {
+    /// # Errors
+    /// The kernel's, when no descriptor is left for the bells.
+    pub fn new(workers: u16) -> io::Result<Hatches> {
+        let workers = (0..workers)
+            .map(|n| Hatch::new(WorkerId(n)).map(Arc::new))
+            .collect::<io::Result<_>>()?;
+        Ok(Hatches { workers })
+    }
+
+    pub fn post(&self, snapshot: &Arc<Snapshot>) {
+        for hatch in &self.workers {
+            hatch.post(Arc::clone(snapshot));
+        }
+    }
+
+    /// Wakes every worker to look at verdicts and queues.
+    pub fn ring(&self) {
+        for hatch in &self.workers {
+            hatch.doorbell.ring();
+        }
+    }
+
+    /// Whether every worker runs on snapshot `generation` or a later one.
+    #[must_use]
+    pub fn all_have(&self, generation: u64) -> bool {
+        self.workers
+            .iter()
+            .all(|hatch| hatch.counters.generation.read() >= generation)
+    }
+}

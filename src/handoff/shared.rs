@@ -1,0 +1,164 @@
+//! What outlives a snapshot: counters, limits, verdicts and queues of each listener, pool and backend. They hang on an
+//! identity that the office keeps over reloads. Per-worker parts sit on cache lines of their own.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use crossbeam::utils::CachePadded;
+
+use crate::ids::{BackendId, ConnectFailure, End, ListenerId, PoolId, Refusal, WorkerId};
+
+use super::capacity::Capacity;
+use super::counters::{Histogram, Tally};
+use super::verdict::Verdict;
+
+/// One worker's numbers of a listener.
+#[derive(Debug)]
+pub struct ListenerCounters {
+    pub sessions_active: Tally,
+    pub sessions_total: Tally,
+    pub ends: [Tally; End::COUNT],
+    pub refused: [Tally; Refusal::COUNT],
+    pub bytes_in: Tally,
+    pub bytes_out: Tally,
+}
+
+/// A listener's identity and what belongs to it over reloads.
+#[derive(Debug)]
+pub struct ListenerShared {
+    pub id: ListenerId,
+    pub name: String,
+    pub capacity: Capacity,
+    pub workers: Box<[CachePadded<ListenerCounters>]>,
+}
+
+/// One worker's numbers of a pool.
+#[derive(Debug, Default)]
+pub struct PoolCounters {
+    pub wait: Histogram,
+    pub connect: Histogram,
+    pub session: Histogram,
+    /// Attempts after a session's first.
+    pub retries: Tally,
+}
+
+/// A pool's identity and what belongs to it over reloads.
+#[derive(Debug)]
+pub struct PoolShared {
+    pub id: PoolId,
+    pub name: String,
+    /// Round robin's cursor over all workers.
+    pub turn: CachePadded<AtomicU64>,
+    pub workers: Box<[CachePadded<PoolCounters>]>,
+}
+
+/// One worker's numbers of a backend. `active` is the shard that least-connections sums over the workers.
+#[derive(Debug)]
+pub struct BackendCounters {
+    pub active: AtomicU32,
+    pub sessions_total: Tally,
+    pub connect_attempts: Tally,
+    pub connect_failures: [Tally; ConnectFailure::COUNT],
+    pub bytes_in: Tally,
+    pub bytes_out: Tally,
+    pub spliced_bytes: Tally,
+}
+
+/// A backend's identity and what belongs to it over reloads.
+#[derive(Debug)]
+pub struct BackendShared {
+    pub id: BackendId,
+    pub pool: String,
+    pub name: String,
+    pub verdict: Verdict,
+    pub capacity: Capacity,
+    pub workers: Box<[CachePadded<BackendCounters>]>,
+}
+
+fn per_worker<T>(workers: u16, make: impl Fn() -> T) -> Box<[CachePadded<T>]> {
+    (0..workers).map(|_| CachePadded::new(make())).collect()
+}
+
+impl ListenerShared {
+    #[must_use]
+    pub fn new(id: ListenerId, name: &str, workers: u16) -> ListenerShared {
+        let counters = || ListenerCounters {
+            sessions_active: Tally::default(),
+            sessions_total: Tally::default(),
+            ends: std::array::from_fn(|_| Tally::default()),
+            refused: std::array::from_fn(|_| Tally::default()),
+            bytes_in: Tally::default(),
+            bytes_out: Tally::default(),
+        };
+        ListenerShared {
+            id,
+            name: name.to_owned(),
+            capacity: Capacity::new(0),
+            workers: per_worker(workers, counters),
+        }
+    }
+
+    #[must_use]
+    pub fn of(&self, worker: WorkerId) -> &ListenerCounters {
+        &self.workers[worker.index()]
+    }
+}
+
+impl PoolShared {
+    #[must_use]
+    pub fn new(id: PoolId, name: &str, workers: u16) -> PoolShared {
+        PoolShared {
+            id,
+            name: name.to_owned(),
+            turn: CachePadded::new(AtomicU64::new(0)),
+            workers: per_worker(workers, PoolCounters::default),
+        }
+    }
+
+    #[must_use]
+    pub fn of(&self, worker: WorkerId) -> &PoolCounters {
+        &self.workers[worker.index()]
+    }
+}
+
+impl BackendShared {
+    #[must_use]
+    pub fn new(
+        id: BackendId,
+        pool: &str,
+        name: &str,
+        unknown_is_eligible: bool,
+        workers: u16,
+    ) -> BackendShared {
+        let counters = || BackendCounters {
+            active: AtomicU32::new(0),
+            sessions_total: Tally::default(),
+            connect_attempts: Tally::default(),
+            connect_failures: std::array::from_fn(|_| Tally::default()),
+            bytes_in: Tally::default(),
+            bytes_out: Tally::default(),
+            spliced_bytes: Tally::default(),
+        };
+        BackendShared {
+            id,
+            pool: pool.to_owned(),
+            name: name.to_owned(),
+            verdict: Verdict::new(unknown_is_eligible),
+            capacity: Capacity::new(0),
+            workers: per_worker(workers, counters),
+        }
+    }
+
+    #[must_use]
+    pub fn of(&self, worker: WorkerId) -> &BackendCounters {
+        &self.workers[worker.index()]
+    }
+
+    /// Sessions on this backend over all workers; may be a moment old.
+    #[must_use]
+    pub fn sessions(&self) -> u32 {
+        self.workers
+            .iter()
+            .map(|counters| counters.active.load(Ordering::Relaxed))
+            .sum()
+    }
+}

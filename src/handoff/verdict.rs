@@ -1,0 +1,197 @@
+//! What is known of a backend, in atomics that the prober and the office write and every worker reads: the operator's
+//! word, the checks' word, and the order to close its sessions.
+
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+
+use crate::ids::End;
+
+/// The operator's state of a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Admin {
+    Ready = 0,
+    Draining = 1,
+    Maintenance = 2,
+}
+
+/// The checks' state of a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Health {
+    /// No verdict yet.
+    Unknown = 0,
+    Up = 1,
+    Down = 2,
+    Ejected = 3,
+    WrongRole = 4,
+}
+
+impl Admin {
+    pub const ALL: [Admin; 3] = [Admin::Ready, Admin::Draining, Admin::Maintenance];
+
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Admin::Ready => "ready",
+            Admin::Draining => "draining",
+            Admin::Maintenance => "maintenance",
+        }
+    }
+}
+
+impl Health {
+    pub const ALL: [Health; 5] = [
+        Health::Unknown,
+        Health::Up,
+        Health::Down,
+        Health::Ejected,
+        Health::WrongRole,
+    ];
+
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Health::Unknown => "unknown",
+            Health::Up => "up",
+            Health::Down => "down",
+            Health::Ejected => "ejected",
+            Health::WrongRole => "wrong-role",
+        }
+    }
+}
+
+/// An order to close a backend's sessions, at once or spread over some time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Eviction {
+    /// Grows with each order, so that a worker sees a new one; 0: there was none yet.
+    pub epoch: u32,
+    pub end: End,
+    /// Closes are spread evenly over this many milliseconds; 0: at once. At most 2^24 - 1 (4.6 h).
+    pub over_ms: u32,
+}
+
+/// A backend's states. Writers are the prober (health) and the office (admin).
+#[derive(Debug)]
+pub struct Verdict {
+    admin: AtomicU8,
+    health: AtomicU8,
+    /// Whether sessions may come while health is unknown: no check is configured, or one check timeout passed.
+    unknown_is_eligible: AtomicU8,
+    /// epoch (32 bits), end (8), over_ms (24).
+    eviction: AtomicU64,
+}
+
+impl Verdict {
+    #[must_use]
+    pub fn new(unknown_is_eligible: bool) -> Verdict {
+        Verdict {
+            admin: AtomicU8::new(Admin::Ready as u8),
+            health: AtomicU8::new(Health::Unknown as u8),
+            unknown_is_eligible: AtomicU8::new(u8::from(unknown_is_eligible)),
+            eviction: AtomicU64::new(0),
+        }
+    }
+
+    /// Whether new sessions may be given to this backend, as far as operator and checks are concerned.
+    #[inline]
+    #[must_use]
+    pub fn is_eligible(&self) -> bool {
+        self.admin() == Admin::Ready
+            && match self.health() {
+                Health::Up => true,
+                Health::Unknown => self.unknown_is_eligible.load(Ordering::Relaxed) != 0,
+                Health::Down | Health::Ejected | Health::WrongRole => false,
+            }
+    }
+
+    #[must_use]
+    pub fn admin(&self) -> Admin {
+        Admin::ALL[usize::from(self.admin.load(Ordering::Relaxed)) % Admin::ALL.len()]
+    }
+
+    #[must_use]
+    pub fn health(&self) -> Health {
+        Health::ALL[usize::from(self.health.load(Ordering::Relaxed)) % Health::ALL.len()]
+    }
+
+    pub fn set_admin(&self, admin: Admin) {
+        self.admin.store(admin as u8, Ordering::Release);
+    }
+
+    pub fn set_health(&self, health: Health) {
+        self.health.store(health as u8, Ordering::Release);
+    }
+
+    pub fn set_unknown_is_eligible(&self, eligible: bool) {
+        self.unknown_is_eligible
+            .store(u8::from(eligible), Ordering::Release);
+    }
+
+    /// Orders every worker to close this backend's sessions. Ring the doorbells afterwards.
+    pub fn evict(&self, end: End, over_ms: u32) {
+        let next = |packed: u64| {
+            let epoch = (packed >> 32).wrapping_add(1).max(1) & u64::from(u32::MAX);
+            Some(epoch << 32 | (end.index() as u64) << 24 | u64::from(over_ms.min(0xff_ffff)))
+        };
+        let updated = self
+            .eviction
+            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, next);
+        debug_assert!(updated.is_ok(), "the update never declines");
+    }
+
+    /// The latest order; `None` while there was none.
+    #[must_use]
+    pub fn eviction(&self) -> Option<Eviction> {
+        let packed = self.eviction.load(Ordering::Acquire);
+        let epoch = u32::try_from(packed >> 32).unwrap_or(0);
+        let end = End::ALL.get((packed >> 24 & 0xff) as usize).copied()?;
+        (epoch != 0).then_some(Eviction {
+            epoch,
+            end,
+            over_ms: (packed & 0xff_ffff) as u32,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn eligible_is_ready_and_up_or_unknown_where_allowed() {
+        let verdict = Verdict::new(false);
+        assert!(!verdict.is_eligible());
+        verdict.set_unknown_is_eligible(true);
+        assert!(verdict.is_eligible());
+        verdict.set_health(Health::Down);
+        assert!(!verdict.is_eligible());
+        verdict.set_health(Health::Up);
+        assert!(verdict.is_eligible());
+        verdict.set_admin(Admin::Draining);
+        assert!(!verdict.is_eligible());
+    }
+
+    #[test]
+    fn an_eviction_reads_back_and_each_is_new() {
+        let verdict = Verdict::new(true);
+        assert_eq!(verdict.eviction(), None);
+        verdict.evict(End::BackendDown, 10_000);
+        assert_eq!(
+            verdict.eviction(),
+            Some(Eviction {
+                epoch: 1,
+                end: End::BackendDown,
+                over_ms: 10_000
+            })
+        );
+        verdict.evict(End::Drained, 0);
+        assert_eq!(
+            verdict.eviction(),
+            Some(Eviction {
+                epoch: 2,
+                end: End::Drained,
+                over_ms: 0
+            })
+        );
+    }
+}

@@ -1,0 +1,117 @@
+//! Clients that wait for a backend, first come first served over all workers: one bounded queue of tickets per pool.
+//! Whoever frees capacity pops the oldest ticket, reserves for it, and posts a [`Grant`] to the ticket's owner.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crossbeam::queue::ArrayQueue;
+
+use crate::ids::{BackendId, PoolId, SessionKey, WorkerId};
+
+/// A waiting session's place in the queue. Its session may have left meanwhile: then the ticket is stale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ticket {
+    pub worker: WorkerId,
+    pub session: SessionKey,
+}
+
+/// A backend for a waiting session. Its capacity is reserved already if `reserved`: the receiver uses it, or passes
+/// it on.
+#[derive(Clone, Copy, Debug)]
+pub struct Grant {
+    pub session: SessionKey,
+    pub pool: PoolId,
+    pub backend: BackendId,
+    pub reserved: bool,
+}
+
+/// The queue of one pool.
+#[derive(Debug)]
+pub struct Waiters {
+    size: u32,
+    live: AtomicU32,
+    tickets: ArrayQueue<Ticket>,
+}
+
+impl Waiters {
+    /// A queue for at most `size` waiting clients. Stale tickets may take as many places again before newcomers are
+    /// refused because of them.
+    #[must_use]
+    pub fn new(size: u32) -> Waiters {
+        Waiters {
+            size,
+            live: AtomicU32::new(0),
+            tickets: ArrayQueue::new((size as usize * 2).max(1)),
+        }
+    }
+
+    #[must_use]
+    pub fn size(&self) -> u32 {
+        self.size
+    }
+
+    /// How many clients wait now.
+    #[must_use]
+    pub fn live(&self) -> u32 {
+        self.live.load(Ordering::Acquire)
+    }
+
+    /// Joins the end of the queue; false if it is full.
+    #[must_use]
+    pub fn join(&self, ticket: Ticket) -> bool {
+        let one_more = |live: u32| (live < self.size).then_some(live + 1);
+        if self
+            .live
+            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, one_more)
+            .is_err()
+        {
+            return false;
+        }
+        if self.tickets.push(ticket).is_err() {
+            self.live.fetch_sub(1, Ordering::AcqRel);
+            return false;
+        }
+        true
+    }
+
+    /// A session stopped waiting: it was granted a backend, or it left. Its owner calls this, once per joined session.
+    pub fn leave(&self) {
+        let before = self.live.fetch_sub(1, Ordering::AcqRel);
+        debug_assert!(before > 0, "left a queue more often than joined");
+    }
+
+    /// The oldest ticket, live or stale.
+    #[must_use]
+    pub fn oldest(&self) -> Option<Ticket> {
+        self.tickets.pop()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::Slot;
+
+    fn ticket(slot: u32) -> Ticket {
+        Ticket {
+            worker: WorkerId(0),
+            session: SessionKey {
+                slot: Slot(slot),
+                generation: 0,
+            },
+        }
+    }
+
+    #[test]
+    fn first_come_first_served_up_to_the_size() {
+        let waiters = Waiters::new(2);
+        assert!(waiters.join(ticket(1)));
+        assert!(waiters.join(ticket(2)));
+        assert!(!waiters.join(ticket(3)));
+        assert_eq!(waiters.oldest(), Some(ticket(1)));
+        waiters.leave();
+        assert!(waiters.join(ticket(4)));
+        assert_eq!(waiters.oldest(), Some(ticket(2)));
+        assert_eq!(waiters.oldest(), Some(ticket(4)));
+        assert_eq!(waiters.oldest(), None);
+    }
+}

@@ -1,0 +1,103 @@
+//! Why a session ended, why a client was refused, why a connect failed: one `Copy` byte each, with exactly one counter
+//! and one word in log and metrics. The words are part of the contract with users; change none.
+
+macro_rules! words {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $word:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(u8)]
+        pub enum $name { $($(#[$variant_doc])* $variant,)* }
+
+        impl $name {
+            pub const ALL: &'static [$name] = &[$($name::$variant,)*];
+            pub const COUNT: usize = $name::ALL.len();
+
+            #[must_use]
+            pub fn word(self) -> &'static str {
+                match self { $($name::$variant => $word,)* }
+            }
+
+            #[must_use]
+            pub fn index(self) -> usize {
+                self as usize
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                out.write_str(self.word())
+            }
+        }
+    };
+}
+
+words!(
+    /// Side and cause of a session's end. A clean session ends with the side that closed first.
+    End {
+        ClientFin = "client-fin",
+        ClientReset = "client-reset",
+        ClientTimeout = "client-timeout",
+        BackendFin = "backend-fin",
+        BackendReset = "backend-reset",
+        BackendTimeout = "backend-timeout",
+        ConnectRefused = "connect-refused",
+        ConnectTimeout = "connect-timeout",
+        NoBackend = "no-backend",
+        WaitFull = "wait-full",
+        WaitTimeout = "wait-timeout",
+        ClientGone = "client-gone",
+        Idle = "idle",
+        Lifetime = "lifetime",
+        HalfCloseTimeout = "half-close-timeout",
+        Keepalive = "keepalive",
+        UserTimeout = "user-timeout",
+        Drained = "drained",
+        Killed = "killed",
+        BackendDown = "backend-down",
+        RoleChange = "role-change",
+        Denied = "denied",
+        Limited = "limited",
+        PrefaceInvalid = "preface-invalid",
+        Resources = "resources",
+        Shutdown = "shutdown",
+        Internal = "internal",
+    }
+);
+
+words!(
+    /// Why a client was turned away at accept.
+    Refusal {
+        ListenerLimit = "listener-limit",
+        Resources = "resources",
+        Shutdown = "shutdown",
+    }
+);
+
+words!(
+    /// Why one attempt to connect to a backend failed.
+    ConnectFailure {
+        Refused = "refused",
+        Timeout = "timeout",
+        Unreachable = "unreachable",
+        Reset = "reset",
+        /// No free local port towards the backend.
+        Ports = "ports",
+        /// Out of descriptors or kernel memory on our side.
+        Resources = "resources",
+        Other = "other",
+    }
+);
+
+words!(
+    /// What one health check found.
+    CheckResult {
+        Ok = "ok",
+        Refused = "refused",
+        Timeout = "timeout",
+        Unreachable = "unreachable",
+        Reset = "reset",
+        /// Served late by the prober's own stall, so it says nothing about the backend.
+        Void = "void",
+        Other = "other",
+    }
+);

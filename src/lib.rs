@@ -1,0 +1,11 @@
+//! ringway: a layer-4 load balancer for Linux on io_uring.
+#![deny(unsafe_code)]
+
+#[forbid(unsafe_code)]
+pub mod balance;
+#[forbid(unsafe_code)]
+pub mod handoff;
+#[forbid(unsafe_code)]
+pub mod ids;
+#[allow(unsafe_code)]
+pub mod sys;
