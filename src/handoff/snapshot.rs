@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::balance::Chooser;
 use crate::ids::{Address, ListenerId, Nanos, PoolId, SocketId};
+pub use crate::sys::Keepalive;
 
 use super::shared::{BackendShared, ListenerShared, PoolShared};
 use super::waiters::Waiters;
@@ -114,13 +115,6 @@ pub struct BackendOptions {
     pub keepalive: Option<Keepalive>,
     /// TCP_USER_TIMEOUT in milliseconds; 0 is off.
     pub user_timeout_ms: u32,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Keepalive {
-    pub idle_s: u32,
-    pub interval_s: u32,
-    pub count: u32,
 }
 
 #[derive(Debug)]

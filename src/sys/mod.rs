@@ -3,6 +3,14 @@
 //!
 //! `unsafe` is allowed here and in `uring` alone.
 
+pub mod affinity;
 mod doorbell;
+pub mod limits;
+pub mod listen;
+mod option;
+pub mod pipe;
+pub mod stream;
+pub mod thread_cpu;
 
 pub use doorbell::Doorbell;
+pub use option::Keepalive;
