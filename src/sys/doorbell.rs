@@ -19,9 +19,8 @@ impl Doorbell {
             return Err(io::Error::last_os_error());
         }
         // SAFETY: `raw` was just returned by eventfd and nobody else owns it.
-        Ok(Doorbell {
-            eventfd: unsafe { OwnedFd::from_raw_fd(raw) },
-        })
+        let eventfd = unsafe { OwnedFd::from_raw_fd(raw) };
+        Ok(Doorbell { eventfd })
     }
 
     /// Wakes the sleeper. A counter at its limit (2^64 - 2 unanswered rings) means it is being woken anyway.
