@@ -4,6 +4,8 @@
 #[forbid(unsafe_code)]
 pub mod balance;
 #[forbid(unsafe_code)]
+pub mod config;
+#[forbid(unsafe_code)]
 pub mod handoff;
 #[forbid(unsafe_code)]
 pub mod ids;

@@ -1,0 +1,289 @@
+//! The plan: what a valid configuration file asks for, with every default filled in, every name resolved to an index and
+//! every number inside its bounds. Whoever holds a `Plan` needs to check nothing again.
+//!
+//! The office turns it into a snapshot. It must not hold anything that only a running process knows: host names stay
+//! names here, and 0 ("decide by yourself") stays `None`.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::ids::Address;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    pub global: GlobalPlan,
+    pub admin: AdminPlan,
+    /// In the order of the file; at least one. Names are unique.
+    pub listeners: Vec<ListenerPlan>,
+    /// In the order of the file. Names are unique.
+    pub pools: Vec<PoolPlan>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GlobalPlan {
+    /// `None`: as many as the cores and the CPU quota carry.
+    pub workers: Option<u16>,
+    /// Worker n on the n-th allowed core.
+    pub pin: bool,
+    /// `None`: what descriptors and memory carry, see the budget.
+    pub max_sessions: Option<u32>,
+    pub shutdown_grace: Duration,
+    pub shutdown_delay: Duration,
+    pub access_log: AccessLog,
+    pub access_log_format: LogFormat,
+    pub spin: Spin,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AccessLog {
+    Off,
+    Stdout,
+    Stderr,
+    File(PathBuf),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+/// Busy-polling before sleep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spin {
+    Off,
+    /// Always this long; never zero.
+    Fixed(Duration),
+    /// Only while the last waits were short.
+    Auto,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdminPlan {
+    /// `None`: no HTTP. Port 0 lets the kernel pick.
+    pub bind: Option<SocketAddr>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenerPlan {
+    pub name: String,
+    /// At least one; port ranges are written out, one address per port. No address stands in two listeners. Port 0 lets
+    /// the kernel pick (once: all workers then share the port it picked).
+    pub binds: Vec<Address>,
+    /// Index into [`Plan::pools`].
+    pub pool: usize,
+    pub freebind: bool,
+    /// `None`: no limit but the process's.
+    pub max_connections: Option<u32>,
+    /// `None`: off.
+    pub keepalive: Option<Keepalive>,
+    /// `None`: off. At most what TCP_USER_TIMEOUT takes, 2^31 - 1 milliseconds.
+    pub user_timeout: Option<Duration>,
+    pub backlog: u32,
+}
+
+/// Whole seconds, at least one, inside the kernel's bounds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keepalive {
+    pub idle: Duration,
+    pub interval: Duration,
+    pub count: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolPlan {
+    pub name: String,
+    pub algorithm: Algorithm,
+    pub hash_key: HashKey,
+    pub hash_seed: u64,
+    /// Local addresses to connect from, in turn; empty: the kernel's choice.
+    pub source: Vec<IpAddr>,
+    pub connect_timeout: Duration,
+    pub connect_attempts: u8,
+    pub connect_budget: Duration,
+    pub wait: WaitPlan,
+    /// `None`: off.
+    pub idle_timeout: Option<Duration>,
+    pub half_close_timeout: Duration,
+    /// `None`: off. Each session takes it ± 10 %.
+    pub max_lifetime: Option<Duration>,
+    pub keepalive: Option<Keepalive>,
+    pub user_timeout: Option<Duration>,
+    pub on_down: OnLoss,
+    pub on_drain: OnLoss,
+    pub health: HealthPlan,
+    /// In the order of the file; at least one. Names are unique inside the pool, addresses too.
+    pub backends: Vec<BackendPlan>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Algorithm {
+    RoundRobin,
+    LeastConnections,
+    PowerOfTwo,
+    Random,
+    SourceHash,
+    First,
+}
+
+impl Algorithm {
+    /// As in the file.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Algorithm::RoundRobin => "round-robin",
+            Algorithm::LeastConnections => "least-connections",
+            Algorithm::PowerOfTwo => "power-of-two",
+            Algorithm::Random => "random",
+            Algorithm::SourceHash => "source-hash",
+            Algorithm::First => "first",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HashKey {
+    Address,
+    AddressPort,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WaitPlan {
+    /// How many clients may wait; 0: none.
+    pub size: u32,
+    pub timeout: Duration,
+    pub on_fin: OnFin,
+}
+
+/// What becomes of a waiting client that half-closes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnFin {
+    Keep,
+    Leave,
+}
+
+/// What becomes of the sessions of a backend that goes down or drains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnLoss {
+    Keep,
+    /// Closed, evenly spread over this time; zero: all at once.
+    Close {
+        over: Duration,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HealthPlan {
+    None,
+    Tcp(TcpCheck),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TcpCheck {
+    /// Each round takes it ± 10 %.
+    pub interval: Duration,
+    /// While rising or falling.
+    pub fast_interval: Duration,
+    pub timeout: Duration,
+    pub rise: u32,
+    pub fall: u32,
+    /// `None`: the backend's own port; see [`Plan::check_port`].
+    pub port: Option<u16>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackendPlan {
+    pub name: String,
+    pub address: BackendAddress,
+    /// 1..=1000, or 0: drains.
+    pub weight: u32,
+    /// `None`: no limit.
+    pub max_connections: Option<u32>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum BackendAddress {
+    Fixed(Address),
+    /// To be resolved when the plan is put to work.
+    Name {
+        host: String,
+        port: u16,
+    },
+    /// The port that the client came to plus `offset`; every listener of the pool has been checked to have such a port.
+    ListenerPort {
+        host: Host,
+        offset: u16,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Host {
+    Ip(IpAddr),
+    Name(String),
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Host::Ip(IpAddr::V6(ip)) => write!(out, "[{ip}]"),
+            Host::Ip(IpAddr::V4(ip)) => write!(out, "{ip}"),
+            Host::Name(name) => out.write_str(name),
+        }
+    }
+}
+
+/// As in the file.
+impl fmt::Display for BackendAddress {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            BackendAddress::Fixed(address) => write!(out, "{address}"),
+            BackendAddress::Name { host, port } => write!(out, "{host}:{port}"),
+            BackendAddress::ListenerPort { host, offset } => write!(out, "{host}:+{offset}"),
+        }
+    }
+}
+
+impl Plan {
+    /// The port at which a TCP check reaches a backend: the health table's, else the backend's own, else (for
+    /// `host:+offset`) the one that follows from the only port of the pool's listeners. `None` for unix sockets.
+    #[must_use]
+    pub fn check_port(&self, pool: usize, backend: usize) -> Option<u16> {
+        let plan = self.pools.get(pool)?;
+        let explicit = match plan.health {
+            HealthPlan::Tcp(check) => check.port,
+            HealthPlan::None => None,
+        };
+        match &plan.backends.get(backend)?.address {
+            BackendAddress::Fixed(Address::Unix(_)) => None,
+            BackendAddress::Fixed(Address::Inet(address)) => explicit.or(Some(address.port())),
+            BackendAddress::Name { port, .. } => explicit.or(Some(*port)),
+            BackendAddress::ListenerPort { offset, .. } => {
+                explicit.or_else(|| self.listener_port(pool)?.checked_add(*offset))
+            }
+        }
+    }
+
+    /// A port of the listeners of this pool.
+    fn listener_port(&self, pool: usize) -> Option<u16> {
+        self.listeners
+            .iter()
+            .filter(|listener| listener.pool == pool)
+            .flat_map(|listener| &listener.binds)
+            .find_map(|bind| bind.inet().map(|address| address.port()))
+    }
+
+    /// The keys fixed for a process's life that differ in `next`; a reload with any is to be refused, naming them.
+    #[must_use]
+    pub fn fixed_changes(&self, next: &Plan) -> Vec<&'static str> {
+        let mut keys = Vec::new();
+        if self.global.workers != next.global.workers {
+            keys.push("global.workers");
+        }
+        if self.global.max_sessions != next.global.max_sessions {
+            keys.push("global.max_sessions");
+        }
+        keys
+    }
+}
