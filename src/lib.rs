@@ -9,5 +9,7 @@ pub mod config;
 pub mod handoff;
 #[forbid(unsafe_code)]
 pub mod ids;
+#[forbid(unsafe_code)]
+pub mod session;
 #[allow(unsafe_code)]
 pub mod sys;

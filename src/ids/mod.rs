@@ -4,10 +4,12 @@
 
 mod address;
 mod end;
+mod stream;
 mod time;
 
 pub use address::{Address, NetworkKey};
 pub use end::{CheckResult, ConnectFailure, End, Refusal};
+pub use stream::{Condition, Fault, Interest, Moved, ReceiveEnd, Sink, Source};
 pub use time::{Clock, Nanos, millis};
 
 /// The most operations that one session can have in flight in a ring: per side a receive, a send, a hang-up watch, a

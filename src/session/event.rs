@@ -1,0 +1,102 @@
+//! What a session is told, and what it wants done. These two enums are the whole contract between the study (which
+//! decides) and the engine room (which carries): no descriptor, errno or completion crosses it.
+
+use crate::ids::{Condition, ConnectFailure, End, Fault, Interest, Moved, ReceiveEnd, Side};
+
+/// A filled buffer on its way through: owned by exactly one place at each moment.
+pub trait Ticket {
+    /// Whether it filled its buffer, so that more is probably waiting in the socket.
+    fn is_full(&self) -> bool;
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub enum Event<T> {
+    /// The client was accepted and has a slot.
+    Opened,
+    /// Answer to [`Action::Choose`]: a backend is reserved; `repeated` if this session has tried it before.
+    Chosen {
+        repeated: bool,
+    },
+    /// Answer to [`Action::Choose`]: no backend may take a session now.
+    NoneOpen,
+    /// Answer to [`Action::Wait`].
+    Queued(bool),
+    /// A waiting session's turn has come: a backend is reserved for it.
+    Granted,
+    Connected,
+    ConnectFailed(ConnectFailure),
+    /// The connect was cancelled as asked.
+    ConnectCancelled,
+    /// Bytes from `Side`; the receive stays on.
+    Received(Side, T),
+    ReceiveEnded(Side, ReceiveEnd),
+    /// Buffers are free again for a receive that ended with `NoBuffer`.
+    Resume(Side),
+    /// All of the last parcel sent to `Side` is with the kernel.
+    Sent(Side),
+    /// `Side` took a part or nothing; this is the rest.
+    SentShort(Side, T),
+    SendBroken(Side, Fault),
+    /// Answer to [`Action::Stash`] of a parcel that came from `Side`: its bytes are in the pipe.
+    Stashed(Side, u32),
+    /// No pipe, or no room in it.
+    StashRefused(Side, T),
+    Ready(Side, Interest, Condition),
+    /// The poll was cancelled as asked.
+    PollEnded(Side, Interest),
+    /// Answer to [`Action::Move`] from `Side`.
+    Moved(Side, Moved),
+    /// A yielded move may go on.
+    Again(Side),
+    /// The moment asked for by [`super::TcpSession::wake_at`] has come.
+    Tick,
+    /// Somebody orders the end: drain, shutdown, operator.
+    Kill(End),
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub enum Action<T> {
+    /// Reserve a backend, another than those tried if there is one; answer at once.
+    Choose,
+    /// Give back the reserved backend: connecting to it failed.
+    GiveUp,
+    /// Join the queue of those who wait; answer at once.
+    Wait,
+    /// Leave that queue.
+    StopWaiting,
+    Connect,
+    CancelConnect,
+    Receive(Side),
+    StopReceive(Side),
+    Send(Side, T),
+    /// Something waits for the answer of a send of this turn: do not sleep.
+    Hurry,
+    /// Put a parcel's bytes, which came from `Side`, into that direction's pipe; answer at once.
+    Stash(Side, T),
+    /// Give back a parcel unsent.
+    Release(T),
+    Poll(Side, Interest),
+    CancelPoll(Side, Interest),
+    /// Move bytes from `Side` through the pipe, taking from the socket only if `fill`; answer at once.
+    Move {
+        from: Side,
+        fill: bool,
+    },
+    /// Go on with the move in the next turn, after others had theirs.
+    Yield(Side),
+    /// Close the pipe of the direction from `Side` with what is in it.
+    DropPipe(Side),
+    /// Wake the receiver of this side only for this many bytes (SO_RCVLOWAT); 1 is the normal state.
+    Watermark(Side, u32),
+    /// Pass on the end of stream: shut down our sending towards `Side`.
+    Finish(Side),
+    /// The session has lived long enough to be worth socket options that only long ones need.
+    Mature,
+    /// Close the socket of `Side`; with a reset if the stream was cut.
+    Close {
+        side: Side,
+        reset: bool,
+    },
+    /// Everything is answered and closed; the slot can be reused.
+    Done(End),
+}

@@ -1,0 +1,35 @@
+//! The study: what a session does next, computed without socket, clock, ring or allocation, so that it can be walked
+//! exhaustively and simulated from a seed. It is told [`Event`]s and answers with [`Action`]s; whoever carries them out
+//! is none of its business.
+//!
+//! A session's life, and where each part is decided:
+//!
+//! ```text
+//!            Opened          Chosen             Connected            both ends passed on
+//! (accept) ─────────► Choosing ─────► Connecting ─────► Relaying ───────────────────────► Closing ──► Done
+//!                       │  ▲            │    ▲              │  reset, timeout, kill          ▲ (every answer in)
+//!              NoneOpen ▼  │ Granted    ▼    │ Tick         └────────────────────────────────┘
+//!                     Waiting        Pausing (the same backend again)
+//!            `opening`                                  `relaying`, `pump`                `closing`
+//! ```
+
+mod closing;
+mod event;
+mod opening;
+mod parcels;
+mod pump;
+mod relaying;
+mod rules;
+mod slots;
+mod tcp;
+mod timers;
+
+pub use event::{Action, Event, Ticket};
+pub use parcels::{Line, Parcels};
+pub use rules::{
+    BULK_MOVE_BYTES, BULK_WATERMARK_BYTES, FLUSH_NS, FULL_STREAK, GUARD_NS, LINE_MAX, MATURE_NS,
+    PAUSE_NS, Rules, WATCH_NS,
+};
+pub use slots::Slots;
+pub use tcp::{Desk, Phase, TcpSession};
+pub use timers::Timers;

@@ -1,0 +1,130 @@
+//! One direction of a session: what is under way from its source to the other side, which is its sink. The two
+//! directions are two of these. A pump keeps account; [`super::relaying`] acts on it.
+//!
+//! Order of bytes: what is being sent, then what is in the pipe, then the parcels in line, then what is in the socket.
+//! The pipe is never filled while a parcel is in line, and a parcel is never sent while the pipe holds bytes.
+
+use crate::ids::Nanos;
+
+use super::parcels::Line;
+use super::rules::{BULK_MOVE_BYTES, BULK_MOVES, FULL_STREAK, SMALL_MOVE_BYTES, SMALL_MOVES};
+
+/// How bytes travel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Route {
+    /// Through provided buffers, by a multishot receive.
+    Copy,
+    /// Splice is wanted; the receive is being stopped first.
+    Leaving,
+    /// Through a pipe, by polls and splice.
+    Splice,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Pump {
+    pub(super) route: Route,
+    /// Parcels that wait to be sent.
+    pub(super) line: Line,
+    /// A parcel is with the kernel, on its way to the sink.
+    pub(super) sending: bool,
+    /// Bytes in the pipe.
+    pub(super) piped: u32,
+    /// A move goes on in the next turn.
+    pub(super) yielding: bool,
+    /// Nothing more comes from the source.
+    pub(super) ended: bool,
+    /// The end was passed on to the sink; nothing is left to do.
+    pub(super) delivered: bool,
+    /// The sink is gone: whatever still comes is thrown away.
+    pub(super) dropped: bool,
+    full_streak: u8,
+    small_moves: u8,
+    bulk_moves: u8,
+    /// SO_RCVLOWAT is raised on the source.
+    pub(super) raised: bool,
+    /// When a tail below the mark is fetched.
+    pub(super) guard_at: Nanos,
+}
+
+impl Pump {
+    pub(super) const fn new() -> Pump {
+        Pump {
+            route: Route::Copy,
+            line: Line::EMPTY,
+            sending: false,
+            piped: 0,
+            yielding: false,
+            ended: false,
+            delivered: false,
+            dropped: false,
+            full_streak: 0,
+            small_moves: 0,
+            bulk_moves: 0,
+            raised: false,
+            guard_at: Nanos::NEVER,
+        }
+    }
+
+    /// Whether bytes are under way that the sink does not have yet.
+    #[must_use]
+    pub fn holds_bytes(&self) -> bool {
+        self.sending || self.piped > 0 || !self.line.is_empty()
+    }
+
+    #[must_use]
+    pub fn route(&self) -> Route {
+        self.route
+    }
+
+    #[must_use]
+    pub fn piped(&self) -> u32 {
+        self.piped
+    }
+
+    /// Notes a parcel's size; true when enough full ones came in a row to make this a stream.
+    pub(super) fn note_parcel(&mut self, full: bool) -> bool {
+        self.full_streak = if full {
+            self.full_streak.saturating_add(1)
+        } else {
+            0
+        };
+        self.full_streak >= FULL_STREAK
+    }
+
+    /// Starts the account of moves anew, as a stream begins.
+    pub(super) fn begin_splice(&mut self) {
+        self.route = Route::Splice;
+        self.small_moves = 0;
+        self.bulk_moves = 0;
+    }
+
+    pub(super) fn begin_copy(&mut self) {
+        self.route = Route::Copy;
+        self.full_streak = 0;
+    }
+
+    /// Notes a move that emptied the source. True when the stream has turned into small talk.
+    pub(super) fn note_move(&mut self, filled: u32) -> bool {
+        self.small_moves = if filled < SMALL_MOVE_BYTES {
+            self.small_moves.saturating_add(1)
+        } else {
+            0
+        };
+        self.bulk_moves = if filled >= BULK_MOVE_BYTES {
+            self.bulk_moves.saturating_add(1).min(BULK_MOVES)
+        } else {
+            0
+        };
+        self.small_moves >= SMALL_MOVES
+    }
+
+    /// Whether the stream has been wide enough for long enough to be woken less often.
+    pub(super) fn is_bulk(&self) -> bool {
+        self.bulk_moves >= BULK_MOVES
+    }
+
+    /// The guard found the mark too high: the stream must earn it again.
+    pub(super) fn end_bulk(&mut self) {
+        self.bulk_moves = 0;
+    }
+}
