@@ -1,4 +1,22 @@
 //! The map room: which backend a new session gets. Pure: no clock, no socket, no lock, no allocation per choice.
+//!
+//! A choice is made by one worker alone, from counters of all workers that may be a moment old. Workers share nothing
+//! but the pool's `turn`. Whether the chosen backend takes the session (its exact limit) is decided by the caller.
+
+mod client_hash;
+mod first;
+mod least_connections;
+mod random;
+mod round_robin;
+mod shares;
+mod source_hash;
+
+pub use client_hash::hash_client;
+
+use least_connections::LeastConnections;
+use random::{PowerOfTwo, Random};
+use round_robin::RoundRobin;
+use source_hash::SourceHash;
 
 /// How a pool picks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -11,7 +29,7 @@ pub enum Algorithm {
     SourceHash,
 }
 
-/// What a chooser sees of the backends at the moment of a choice.
+/// What a chooser sees of the backends at the moment of a choice. Answers may change while a choice is made.
 pub trait Candidates {
     /// Whether backend `i` may be given a session now: up, ready, not full, not tried before.
     fn is_open(&self, i: usize) -> bool;
@@ -35,14 +53,40 @@ pub struct Draw {
 pub struct Chooser {
     algorithm: Algorithm,
     weights: Vec<u32>,
+    method: Method,
+}
+
+#[derive(Debug)]
+enum Method {
+    RoundRobin(RoundRobin),
+    LeastConnections(LeastConnections),
+    PowerOfTwo(PowerOfTwo),
+    Random(Random),
+    First,
+    SourceHash(SourceHash),
 }
 
 impl Chooser {
+    /// Weights and names in the order of the backends. A weight of 0 is never chosen. The names are what hashing holds
+    /// on to: they, not the order, decide which clients a backend gets.
+    ///
+    /// # Panics
+    /// If there are not as many names as weights.
     #[must_use]
-    pub fn new(algorithm: Algorithm, weights: &[u32], _names: &[&str]) -> Chooser {
+    pub fn new(algorithm: Algorithm, weights: &[u32], names: &[&str]) -> Chooser {
+        assert_eq!(weights.len(), names.len(), "one name for each weight");
+        let method = match algorithm {
+            Algorithm::RoundRobin => Method::RoundRobin(RoundRobin::new(weights)),
+            Algorithm::LeastConnections => Method::LeastConnections(LeastConnections::new(weights)),
+            Algorithm::PowerOfTwo => Method::PowerOfTwo(PowerOfTwo::new(weights)),
+            Algorithm::Random => Method::Random(Random::new(weights)),
+            Algorithm::First => Method::First,
+            Algorithm::SourceHash => Method::SourceHash(SourceHash::new(weights, names)),
+        };
         Chooser {
             algorithm,
             weights: weights.to_vec(),
+            method,
         }
     }
 
@@ -53,7 +97,28 @@ impl Chooser {
 
     /// The index of a backend that is open and has weight, or `None` if there is none.
     #[must_use]
-    pub fn choose(&self, candidates: &impl Candidates, _draw: Draw) -> Option<usize> {
-        (0..self.weights.len()).find(|&i| self.weights[i] > 0 && candidates.is_open(i))
+    pub fn choose(&self, candidates: &impl Candidates, draw: Draw) -> Option<usize> {
+        match &self.method {
+            Method::RoundRobin(method) => method.choose(candidates, draw.turn),
+            Method::LeastConnections(method) => method.choose(candidates, draw.turn),
+            Method::PowerOfTwo(method) => method.choose(candidates, draw.random),
+            Method::Random(method) => method.choose(candidates, draw.random),
+            Method::First => first::choose(&self.weights, candidates),
+            Method::SourceHash(method) => method.choose(candidates, draw.hash),
+        }
     }
 }
+
+/// Turns any number into one whose bits look independent of it: the output function of SplitMix64 (Steele, Lea and
+/// Flood, "Fast splittable pseudorandom number generators", 2014). A bijection.
+fn scramble(number: u64) -> u64 {
+    let mut z = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
