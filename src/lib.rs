@@ -13,3 +13,5 @@ pub mod ids;
 pub mod session;
 #[allow(unsafe_code)]
 pub mod sys;
+#[allow(unsafe_code)]
+pub mod uring;

@@ -37,10 +37,13 @@ pub enum Event<T> {
     /// `Side` took a part or nothing; this is the rest.
     SentShort(Side, T),
     SendBroken(Side, Fault),
-    /// Answer to [`Action::Stash`] of a parcel that came from `Side`: its bytes are in the pipe.
-    Stashed(Side, u32),
-    /// No pipe, or no room in it.
-    StashRefused(Side, T),
+    /// Answer to [`Action::Stash`] of a parcel that came from `from`: so many of its bytes are in the pipe, and what
+    /// found no room, or no pipe, comes back.
+    Stashed {
+        from: Side,
+        bytes: u32,
+        rest: Option<T>,
+    },
     Ready(Side, Interest, Condition),
     /// The poll was cancelled as asked.
     PollEnded(Side, Interest),

@@ -99,21 +99,27 @@ impl TcpSession {
         desk.act(Action::Stash(from, rest));
     }
 
-    pub(super) fn on_stashed<T: Ticket>(&mut self, from: Side, bytes: u32, desk: &mut Desk<'_, T>) {
+    pub(super) fn on_stashed<T: Ticket>(
+        &mut self,
+        from: Side,
+        bytes: u32,
+        rest: Option<T>,
+        desk: &mut Desk<'_, T>,
+    ) {
         let pump = &mut self.pumps[from];
         pump.piped += bytes;
-        if self.sockets[from].receive == Operation::Off {
-            pump.begin_splice();
-        } else if pump.route == Route::Copy {
-            pump.route = Route::Leaving;
+        if pump.piped > 0 {
+            if self.sockets[from].receive == Operation::Off {
+                pump.begin_splice();
+            } else if pump.route == Route::Copy {
+                pump.route = Route::Leaving;
+            }
         }
-        if let Some(next) = desk.parcels.pop_front(&mut pump.line) {
+        if let Some(rest) = rest {
+            desk.parcels.push_front(&mut pump.line, rest);
+        } else if let Some(next) = desk.parcels.pop_front(&mut pump.line) {
             desk.act(Action::Stash(from, next));
         }
-    }
-
-    pub(super) fn on_stash_refused<T>(&mut self, from: Side, parcel: T, desk: &mut Desk<'_, T>) {
-        desk.parcels.push_front(&mut self.pumps[from].line, parcel);
     }
 
     pub(super) fn on_send_broken<T: Ticket>(

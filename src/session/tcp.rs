@@ -8,7 +8,7 @@
 //! | Waiting | Granted, Ready(Client), Tick |
 //! | Pausing | Tick, Ready(Client) |
 //! | Connecting | Connected, ConnectFailed, ConnectCancelled, Ready(Client), Tick |
-//! | Relaying | Received, ReceiveEnded, Resume, Sent, SentShort, SendBroken, Stashed, StashRefused, Ready, Moved, Again, Tick |
+//! | Relaying | Received, ReceiveEnded, Resume, Sent, SentShort, SendBroken, Stashed, Ready, Moved, Again, Tick |
 //! | Closing | the late answers of all the above, each of which only ticks off an operation in flight |
 //!
 //! `Kill` may come in any phase.
@@ -222,8 +222,7 @@ impl TcpSession {
             Event::Sent(side) => self.on_sent(side, desk),
             Event::SentShort(side, rest) => self.on_sent_short(side, rest, desk),
             Event::SendBroken(side, fault) => self.on_send_broken(side, fault, desk),
-            Event::Stashed(from, bytes) => self.on_stashed(from, bytes, desk),
-            Event::StashRefused(from, parcel) => self.on_stash_refused(from, parcel, desk),
+            Event::Stashed { from, bytes, rest } => self.on_stashed(from, bytes, rest, desk),
             Event::Ready(side, interest, condition) => {
                 self.on_ready(side, interest, condition, desk);
             }

@@ -10,6 +10,7 @@ pub mod listen;
 mod option;
 pub mod pipe;
 pub mod stream;
+pub mod tcp_state;
 pub mod thread_cpu;
 
 pub use doorbell::Doorbell;

@@ -1,0 +1,211 @@
+//! Provided buffers: one mapping that the kernel fills as data arrives, so that an idle receive holds none. The ring of
+//! free buffers is shared with the kernel (IORING_REGISTER_PBUF_RING); its tail is published once per turn.
+
+use std::io;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use io_uring::IoUring;
+use io_uring::types::BufRingEntry;
+
+/// The one buffer group.
+pub(super) const GROUP: u16 = 0;
+
+/// A filled buffer, or the unsent rest of one. Whoever holds it owns the bytes; it goes back by
+/// [`super::Kernel::release`] or by being sent.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Parcel {
+    pub(super) buffer: u16,
+    pub(super) start: u32,
+    pub(super) length: u32,
+    full: bool,
+}
+
+impl Parcel {
+    /// A ticket for tests and fakes: `length` bytes in buffer `buffer`.
+    #[must_use]
+    pub fn new(buffer: u16, length: u32, full: bool) -> Parcel {
+        Parcel {
+            buffer,
+            start: 0,
+            length,
+            full,
+        }
+    }
+
+    #[must_use]
+    pub fn buffer(&self) -> u16 {
+        self.buffer
+    }
+
+    #[must_use]
+    pub fn bytes(&self) -> u32 {
+        self.length
+    }
+
+    /// Whether it filled its buffer when it arrived.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.full
+    }
+
+    /// The same without its first `bytes`.
+    #[must_use]
+    pub fn without(self, bytes: u32) -> Parcel {
+        debug_assert!(bytes <= self.length);
+        Parcel {
+            start: self.start + bytes,
+            length: self.length - bytes,
+            ..self
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Buffers {
+    /// `count` entries, then nothing; page aligned.
+    entries: Mapping,
+    data: Mapping,
+    count: u16,
+    buffer_bytes: u32,
+    tail: u16,
+    free: u16,
+}
+
+#[derive(Debug)]
+struct Mapping {
+    start: NonNull<u8>,
+    bytes: usize,
+}
+
+impl Mapping {
+    fn new(bytes: usize) -> io::Result<Mapping> {
+        // SAFETY: a fresh anonymous private mapping at an address of the kernel's choice; no pointer is passed.
+        let start = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                bytes,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+                -1,
+                0,
+            )
+        };
+        match NonNull::new(start.cast::<u8>()) {
+            Some(start) if start.as_ptr().cast() != libc::MAP_FAILED => {
+                Ok(Mapping { start, bytes })
+            }
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the range was mapped by `new` and is unmapped once; whoever owns `Buffers` drops it after the ring.
+        unsafe { libc::munmap(self.start.as_ptr().cast(), self.bytes) };
+    }
+}
+
+impl Buffers {
+    /// `count` must be a power of two of at most 32,768.
+    pub(super) fn new(count: u16, buffer_bytes: u32) -> io::Result<Buffers> {
+        debug_assert!(count.is_power_of_two());
+        let entries = Mapping::new(usize::from(count) * size_of::<BufRingEntry>())?;
+        let data = Mapping::new(usize::from(count) * buffer_bytes as usize)?;
+        let mut buffers = Buffers {
+            entries,
+            data,
+            count,
+            buffer_bytes,
+            tail: 0,
+            free: 0,
+        };
+        for buffer in 0..count {
+            buffers.give_back(buffer);
+        }
+        Ok(buffers)
+    }
+
+    pub(super) fn register(&mut self, ring: &IoUring) -> io::Result<()> {
+        let address = self.entries.start.as_ptr() as u64;
+        // SAFETY: the entries are page aligned, hold `count` entries, and outlive the ring (`Ring` drops them after it).
+        unsafe {
+            ring.submitter()
+                .register_buf_ring_with_flags(address, self.count, GROUP, 0)?
+        };
+        self.publish();
+        Ok(())
+    }
+
+    pub(super) fn count(&self) -> u16 {
+        self.count
+    }
+
+    /// Buffers that the kernel has, or will have after the next [`Buffers::publish`].
+    pub(super) fn free(&self) -> u16 {
+        self.free
+    }
+
+    /// A completion says that the kernel filled `buffer` with `length` bytes.
+    pub(super) fn taken(&mut self, buffer: u16, length: u32) -> Parcel {
+        self.free -= 1;
+        debug_assert!(buffer < self.count && length <= self.buffer_bytes);
+        Parcel {
+            buffer,
+            start: 0,
+            length,
+            full: length == self.buffer_bytes,
+        }
+    }
+
+    pub(super) fn give_back(&mut self, buffer: u16) {
+        debug_assert!(self.free < self.count, "a buffer was given back twice");
+        let place = usize::from(self.tail & (self.count - 1));
+        // SAFETY: `place` is below `count`, so the entry lies in the mapping; the kernel reads it only once the tail that
+        // covers it has been published.
+        let entry = unsafe {
+            &mut *self
+                .entries
+                .start
+                .cast::<BufRingEntry>()
+                .add(place)
+                .as_ptr()
+        };
+        // SAFETY: `buffer` is below `count`, so the offset stays inside the data mapping.
+        let address = unsafe {
+            self.data
+                .start
+                .add(usize::from(buffer) * self.buffer_bytes as usize)
+        };
+        entry.set_addr(address.as_ptr() as u64);
+        entry.set_len(self.buffer_bytes);
+        entry.set_bid(buffer);
+        self.tail = self.tail.wrapping_add(1);
+        self.free += 1;
+    }
+
+    /// Shows the kernel all buffers given back so far.
+    pub(super) fn publish(&mut self) {
+        // SAFETY: the mapping starts with the first entry, whose reserved field is the ring's tail.
+        let tail = unsafe { BufRingEntry::tail(self.entries.start.as_ptr().cast()) };
+        // SAFETY: the pointer is aligned, inside the mapping, and shared with the kernel only, which reads it atomically.
+        unsafe { AtomicU16::from_ptr(tail.cast_mut()) }.store(self.tail, Ordering::Release);
+    }
+
+    /// Where a parcel's bytes are.
+    pub(super) fn address(&self, parcel: &Parcel) -> *const u8 {
+        let offset =
+            usize::from(parcel.buffer) * self.buffer_bytes as usize + parcel.start as usize;
+        debug_assert!(parcel.start + parcel.length <= self.buffer_bytes);
+        // SAFETY: the parcel's buffer and extent lie inside the data mapping.
+        unsafe { self.data.start.add(offset) }.as_ptr()
+    }
+
+    /// A parcel's bytes. The kernel does not touch them while somebody holds the parcel.
+    pub(super) fn bytes(&self, parcel: &Parcel) -> &[u8] {
+        // SAFETY: `address` is inside the mapping for `length` bytes, initialised (anonymous memory), and the buffer is not
+        // with the kernel as long as the parcel exists.
+        unsafe { std::slice::from_raw_parts(self.address(parcel), parcel.length as usize) }
+    }
+}

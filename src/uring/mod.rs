@@ -1,0 +1,24 @@
+//! The boiler room: the kernel's ring, and everything the kernel may read or write later.
+//!
+//! The contract: whatever a submission points at belongs to that operation until its last completion. It lives here, at
+//! a fixed address, allocated before the ring and freed after it. Callers hold tickets: a [`Parcel`] for a filled
+//! buffer, an [`Incoming`] for an accepted socket, a [`crate::ids::StreamKey`] for a socket that lives in here. No safe
+//! function takes an address or a raw descriptor.
+//!
+//! It moves bytes for keys and does not know what a session is. [`Kernel`] is the door; [`Ring`] is the kernel behind it,
+//! and tests put a fake there.
+
+mod buffers;
+mod door;
+mod move_bytes;
+mod ops;
+mod outcome;
+mod probe;
+mod ring;
+mod streams;
+mod tag;
+
+pub use buffers::Parcel;
+pub use door::{AcceptEnd, Answer, Incoming, Kernel, Outcome, Patience, Route, StartError};
+pub use probe::{Features, MASK_VARIABLE, kernel_release, probe};
+pub use ring::{Ring, RingSize};

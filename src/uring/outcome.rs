@@ -1,0 +1,89 @@
+//! Completions: this file alone reads results. errno is parsed here, once, into words; nothing above it sees a number.
+
+use std::os::fd::BorrowedFd;
+
+use crate::ids::{Condition, ConnectFailure, Fault, Interest, ReceiveEnd};
+use crate::sys::{stream, tcp_state};
+
+use super::door::AcceptEnd;
+
+/// Why a stream broke, from the errno of a receive or send on it.
+pub(super) fn fault(errno: i32, socket: BorrowedFd<'_>) -> Fault {
+    match errno {
+        libc::ETIMEDOUT => timeout_kind(socket),
+        libc::EHOSTUNREACH
+        | libc::ENETUNREACH
+        | libc::ENETDOWN
+        | libc::EHOSTDOWN
+        | libc::ENONET => Fault::Unreachable,
+        libc::ENOMEM | libc::ENOBUFS => Fault::Resources,
+        // ECONNRESET, EPIPE (a reset in CLOSE_WAIT, or one that another operation has reported already), ECONNABORTED,
+        // ENOTCONN; and what else a broken stream may say.
+        _ => Fault::Reset,
+    }
+}
+
+/// Keepalive gives up with probes and without retransmissions, a user timeout where one is set.
+fn timeout_kind(socket: BorrowedFd<'_>) -> Fault {
+    match tcp_state::timeout_cause(socket) {
+        tcp_state::TimeoutCause::UserTimeout => Fault::UserTimeout,
+        tcp_state::TimeoutCause::Keepalive => Fault::Keepalive,
+        tcp_state::TimeoutCause::Retransmission => Fault::TimedOut,
+    }
+}
+
+pub(super) fn receive_end(result: i32, socket: BorrowedFd<'_>) -> ReceiveEnd {
+    match -result {
+        0 => ReceiveEnd::Fin,
+        libc::ECANCELED | libc::EINTR | libc::EAGAIN => ReceiveEnd::Stopped,
+        libc::ENOBUFS => ReceiveEnd::NoBuffer,
+        errno => ReceiveEnd::Broken(fault(errno, socket)),
+    }
+}
+
+pub(super) fn accept_end(result: i32) -> AcceptEnd {
+    match -result {
+        libc::ECANCELED => AcceptEnd::Stopped,
+        libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS => AcceptEnd::Pressure,
+        _ => AcceptEnd::Retry,
+    }
+}
+
+/// `None`: it was cancelled.
+pub(super) fn connect_failure(errno: i32) -> Option<ConnectFailure> {
+    Some(match errno {
+        libc::ECANCELED | libc::EINTR => return None,
+        // A unix socket that nobody listens on any more, is gone, or whose queue is full.
+        libc::ECONNREFUSED | libc::ENOENT | libc::EAGAIN => ConnectFailure::Refused,
+        libc::ETIMEDOUT => ConnectFailure::Timeout,
+        libc::EHOSTUNREACH
+        | libc::ENETUNREACH
+        | libc::ENETDOWN
+        | libc::EHOSTDOWN
+        | libc::ENONET => ConnectFailure::Unreachable,
+        libc::ECONNRESET | libc::ECONNABORTED => ConnectFailure::Reset,
+        libc::EADDRNOTAVAIL => ConnectFailure::Ports,
+        libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS => ConnectFailure::Resources,
+        _ => ConnectFailure::Other,
+    })
+}
+
+/// What a poll's answer means for the stream. An error is taken from the socket here, so a receive on it will see an end
+/// of stream where it would have seen the error: the caller must remember that the stream broke.
+pub(super) fn condition(interest: Interest, events: i32, socket: BorrowedFd<'_>) -> Condition {
+    let hung_up = events & i32::from(libc::POLLERR | libc::POLLHUP) != 0;
+    if hung_up {
+        return match stream::take_error(socket) {
+            Ok(Some(error)) => Condition::Broken(fault(error.raw_os_error().unwrap_or(0), socket)),
+            Ok(None) if tcp_state::is_closed_tcp(socket) => Condition::Broken(Fault::Reset),
+            _ => Condition::HungUp,
+        };
+    }
+    let left =
+        interest == Interest::Leave && stream::readable_bytes(socket).is_ok_and(|bytes| bytes == 0);
+    if left {
+        Condition::Left
+    } else {
+        Condition::Fine
+    }
+}

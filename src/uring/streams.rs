@@ -1,0 +1,138 @@
+//! The sockets and pipes of all sessions, by slot. A descriptor comes in owned, is named by key, and goes out closed.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+use socket2::SockAddr;
+
+use crate::ids::{SessionKey, Side, StreamKey};
+use crate::sys::pipe::Pipe;
+
+/// A pipe that a direction holds while it holds bytes.
+#[derive(Debug)]
+pub(super) struct Loan {
+    pub(super) pipe: Pipe,
+    pub(super) bytes: u32,
+}
+
+#[derive(Debug)]
+struct Entry {
+    generation: u16,
+    sockets: [Option<OwnedFd>; 2],
+    /// By source side.
+    loans: [Option<Loan>; 2],
+}
+
+#[derive(Debug)]
+pub(super) struct Streams {
+    entries: Vec<Entry>,
+    /// One cell per slot for the address of its pending connect: allocated once, so that an address stays where it is.
+    addresses: Vec<SockAddr>,
+    slots_max: usize,
+}
+
+impl Streams {
+    pub(super) fn new(slots_max: u32) -> Streams {
+        let slots_max = slots_max as usize;
+        Streams {
+            entries: Vec::with_capacity(slots_max),
+            addresses: Vec::with_capacity(slots_max),
+            slots_max,
+        }
+    }
+
+    /// A new session moves into its slot with its client's socket.
+    pub(super) fn move_in(&mut self, session: SessionKey, client: OwnedFd) {
+        let slot = session.slot.index();
+        while self.entries.len() <= slot {
+            assert!(
+                self.entries.len() < self.slots_max,
+                "a slot beyond the table"
+            );
+            self.entries.push(Entry {
+                generation: 0,
+                sockets: [None, None],
+                loans: [None, None],
+            });
+        }
+        let entry = &mut self.entries[slot];
+        debug_assert!(
+            entry.sockets.iter().all(Option::is_none),
+            "the slot still has a tenant"
+        );
+        entry.generation = session.generation;
+        entry.sockets[Side::Client.index()] = Some(client);
+    }
+
+    pub(super) fn move_out(&mut self, session: SessionKey) {
+        if let Some(entry) = self.entry(session) {
+            debug_assert!(
+                entry.sockets.iter().all(Option::is_none),
+                "left an open socket behind"
+            );
+            debug_assert!(
+                entry.loans.iter().all(Option::is_none),
+                "left a pipe behind"
+            );
+            entry.generation = entry.generation.wrapping_add(1);
+        }
+    }
+
+    pub(super) fn is_current(&self, session: SessionKey) -> bool {
+        self.entries
+            .get(session.slot.index())
+            .is_some_and(|entry| entry.generation == session.generation)
+    }
+
+    fn entry(&mut self, session: SessionKey) -> Option<&mut Entry> {
+        let entry = self.entries.get_mut(session.slot.index())?;
+        (entry.generation == session.generation).then_some(entry)
+    }
+
+    pub(super) fn socket(&self, stream: StreamKey) -> Option<BorrowedFd<'_>> {
+        let entry = self.entries.get(stream.session.slot.index())?;
+        let current = entry.generation == stream.session.generation;
+        entry.sockets[stream.side.index()]
+            .as_ref()
+            .filter(|_| current)
+            .map(AsFd::as_fd)
+    }
+
+    pub(super) fn raw(&self, stream: StreamKey) -> Option<RawFd> {
+        self.socket(stream).map(|socket| socket.as_raw_fd())
+    }
+
+    pub(super) fn put(&mut self, stream: StreamKey, socket: OwnedFd) {
+        if let Some(entry) = self.entry(stream.session) {
+            entry.sockets[stream.side.index()] = Some(socket);
+        }
+    }
+
+    pub(super) fn take(&mut self, stream: StreamKey) -> Option<OwnedFd> {
+        self.entry(stream.session)?.sockets[stream.side.index()].take()
+    }
+
+    pub(super) fn take_loan(&mut self, from: StreamKey) -> Option<Loan> {
+        self.entry(from.session)?.loans[from.side.index()].take()
+    }
+
+    pub(super) fn put_loan(&mut self, from: StreamKey, loan: Loan) {
+        if let Some(entry) = self.entry(from.session) {
+            entry.loans[from.side.index()] = Some(loan);
+        }
+    }
+
+    /// Keeps an address for a connect from this slot, at a place that stays valid as long as the table lives.
+    pub(super) fn keep_address(&mut self, session: SessionKey, address: SockAddr) -> &SockAddr {
+        let slot = session.slot.index();
+        while self.addresses.len() <= slot {
+            // Within the capacity that was reserved for all slots, so nothing moves.
+            assert!(
+                self.addresses.len() < self.slots_max,
+                "a slot beyond the table"
+            );
+            self.addresses.push(address.clone());
+        }
+        self.addresses[slot] = address;
+        &self.addresses[slot]
+    }
+}
