@@ -132,7 +132,7 @@ impl Buffers {
         // SAFETY: the entries are page aligned, hold `count` entries, and outlive the ring (`Ring` drops them after it).
         unsafe {
             ring.submitter()
-                .register_buf_ring_with_flags(address, self.count, GROUP, 0)?
+                .register_buf_ring_with_flags(address, self.count, GROUP, 0)?;
         };
         self.publish();
         Ok(())

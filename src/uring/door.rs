@@ -161,14 +161,6 @@ pub(super) fn opposite(stream: StreamKey) -> StreamKey {
 }
 
 #[must_use]
-pub(super) fn client(session: SessionKey) -> StreamKey {
-    StreamKey {
-        session,
-        side: Side::Client,
-    }
-}
-
-#[must_use]
 pub(super) fn backend(session: SessionKey) -> StreamKey {
     StreamKey {
         session,

@@ -169,16 +169,16 @@ impl Ring {
     fn listen_to_doorbell(&mut self) {
         let cell = std::ptr::from_mut(&mut **self.doorbell_cell);
         self.push(
-            ops::doorbell(self.doorbell.as_raw_fd(), cell, Tag::house(Op::Doorbell, 0)),
+            &ops::doorbell(self.doorbell.as_raw_fd(), cell, Tag::house(Op::Doorbell, 0)),
             true,
         );
     }
 
     /// Queues a submission; `answered` if it owes a last completion. A full queue is submitted early, without waiting.
-    fn push(&mut self, entry: Entry, answered: bool) {
+    fn push(&mut self, entry: &Entry, answered: bool) {
         // SAFETY: `ops.rs` made the entry; what it points at (buffers, address cells, the doorbell's cell) lives in this
         // room until the operation's last completion, and descriptors stay open until their operations are answered.
-        while unsafe { self.io.submission().push(&entry) }.is_err() {
+        while unsafe { self.io.submission().push(entry) }.is_err() {
             self.enter(Patience::None);
         }
         self.queued += 1;
@@ -187,14 +187,14 @@ impl Ring {
 
     fn push_stream(&mut self, op: Op, stream: StreamKey, build: impl FnOnce(i32, Tag) -> Entry) {
         match self.streams.raw(stream) {
-            Some(socket) => self.push(build(socket, Tag::stream(op, stream)), true),
+            Some(socket) => self.push(&build(socket, Tag::stream(op, stream)), true),
             None => self.stale += 1,
         }
     }
 
     fn cancel(&mut self, op: Op, stream: StreamKey) {
         self.push(
-            ops::cancel(Tag::stream(op, stream), Tag::stream(Op::Cancel, stream)),
+            &ops::cancel(Tag::stream(op, stream), Tag::stream(Op::Cancel, stream)),
             false,
         );
     }
@@ -447,7 +447,7 @@ impl Kernel for Ring {
             .map(|listening| listening.socket.as_raw_fd())
         {
             self.push(
-                ops::accept(socket, Tag::house(Op::Accept, u32::from(id.0))),
+                &ops::accept(socket, Tag::house(Op::Accept, u32::from(id.0))),
                 true,
             );
         }
@@ -455,7 +455,7 @@ impl Kernel for Ring {
 
     fn stop_accept(&mut self, id: SocketId) {
         let target = Tag::house(Op::Accept, u32::from(id.0));
-        self.push(ops::cancel(target, Tag::house(Op::Cancel, 0)), false);
+        self.push(&ops::cancel(target, Tag::house(Op::Cancel, 0)), false);
     }
 
     fn accept_now(&mut self, id: SocketId) -> Option<Incoming> {
@@ -475,7 +475,7 @@ impl Kernel for Ring {
         // Without linger the close is a FIN: worse, but still an answer.
         let _ = stream::set_reset_on_close(incoming.0.as_fd());
         self.push(
-            ops::close(incoming.0.into_raw_fd(), Tag::house(Op::Close, 0)),
+            &ops::close(incoming.0.into_raw_fd(), Tag::house(Op::Close, 0)),
             false,
         );
     }
@@ -506,7 +506,7 @@ impl Kernel for Ring {
         let cell = self.streams.keep_address(session, address);
         let (pointer, length) = (cell.as_ptr().cast(), cell.len());
         self.push(
-            ops::connect(
+            &ops::connect(
                 raw,
                 pointer,
                 length,
@@ -540,7 +540,7 @@ impl Kernel for Ring {
             ..Tag::stream(Op::Send, stream)
         };
         self.push(
-            ops::send(socket, self.buffers.address(&parcel), parcel.length, tag),
+            &ops::send(socket, self.buffers.address(&parcel), parcel.length, tag),
             false,
         );
         self.flights.push(Flight {
@@ -567,7 +567,7 @@ impl Kernel for Ring {
                 let _ = stream::set_reset_on_close(socket.as_fd());
             }
             self.push(
-                ops::close(socket.into_raw_fd(), Tag::stream(Op::Close, stream)),
+                &ops::close(socket.into_raw_fd(), Tag::stream(Op::Close, stream)),
                 false,
             );
         }
@@ -655,7 +655,7 @@ impl Drop for Ring {
     /// Cancels everything and waits for the answers; then the ring goes, then what it pointed at. If the kernel does not
     /// answer in time, the buffers are leaked rather than freed under its hands.
     fn drop(&mut self) {
-        self.push(ops::cancel_everything(Tag::house(Op::Cancel, 0)), false);
+        self.push(&ops::cancel_everything(Tag::house(Op::Cancel, 0)), false);
         let deadline = Instant::now() + Duration::from_secs(2);
         while self.in_flight > 0 && Instant::now() < deadline {
             self.enter(Patience::Nanoseconds(50_000_000));

@@ -77,12 +77,6 @@ impl Streams {
         }
     }
 
-    pub(super) fn is_current(&self, session: SessionKey) -> bool {
-        self.entries
-            .get(session.slot.index())
-            .is_some_and(|entry| entry.generation == session.generation)
-    }
-
     fn entry(&mut self, session: SessionKey) -> Option<&mut Entry> {
         let entry = self.entries.get_mut(session.slot.index())?;
         (entry.generation == session.generation).then_some(entry)
