@@ -27,7 +27,7 @@ pub struct GlobalPlan {
     pub workers: Option<u16>,
     /// Worker n on the n-th allowed core.
     pub pin: bool,
-    /// `None`: what descriptors and memory carry, see the budget.
+    /// `None`: what descriptors and memory carry, see [`super::budget`].
     pub max_sessions: Option<u32>,
     pub shutdown_grace: Duration,
     pub shutdown_delay: Duration,
@@ -114,7 +114,7 @@ pub struct PoolPlan {
     pub on_down: OnLoss,
     pub on_drain: OnLoss,
     pub health: HealthPlan,
-    /// In the order of the file; at least one. Names are unique inside the pool, addresses too.
+    /// In the order of the file; at least one. Names are unique inside the pool.
     pub backends: Vec<BackendPlan>,
 }
 

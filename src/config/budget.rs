@@ -1,0 +1,320 @@
+//! What a plan needs of the machine, beside what the machine has: descriptors, memory, locked memory, local ports.
+//!
+//! Pure sums over facts that the caller has read; nothing here asks the kernel. `ringway check` prints them, `run`
+//! sizes every table from `sessions_max` and refuses to start on a shortage.
+
+use std::fmt;
+
+use crate::ids::Address;
+
+use super::plan::{BackendAddress, Host, Plan, PoolPlan};
+
+/// No process decides by itself for more sessions than this, however much the machine has.
+pub const SESSIONS_CEILING: u32 = 262_144;
+
+/// A TCP session holds a socket on either side.
+const DESCRIPTORS_PER_SESSION: u64 = 2;
+/// A pipe has two ends.
+const DESCRIPTORS_PER_PIPE: u64 = 2;
+/// Ring, doorbell, timer and a handful of sockets that were accepted while accepting was being paused.
+const DESCRIPTORS_PER_WORKER: u64 = 64;
+/// Standard streams, logs, signals, the office's and the prober's own rings and event queues, HTTP clients.
+const DESCRIPTORS_OF_PROCESS: u64 = 192;
+/// What one session costs in the process and in the kernel, both sockets with short queues, rounded up.
+const BYTES_PER_SESSION: u64 = 16 * 1024;
+
+/// What the caller found out about the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Machine {
+    /// RLIMIT_NOFILE after it was raised as far as allowed.
+    pub descriptors: u64,
+    pub workers: u16,
+    /// What this process may use: the machine's memory or the cgroup's limit.
+    pub memory_bytes: u64,
+    /// What rings and registered buffers of all workers take.
+    pub locked_bytes: u64,
+    /// RLIMIT_MEMLOCK; `None`: no limit.
+    pub locked_bytes_max: Option<u64>,
+    /// Pipes that all workers together may open.
+    pub pipes: u32,
+    /// First and last of net.ipv4.ip_local_port_range.
+    pub local_ports: (u16, u16),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Budget {
+    pub sessions_max: u32,
+    pub decided_by: DecidedBy,
+    pub rows: Vec<Row>,
+    /// One for each backend that is reached over the network.
+    pub ports: Vec<PortRoom>,
+}
+
+/// What set `sessions_max`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DecidedBy {
+    Configuration,
+    Descriptors,
+    Memory,
+    Ceiling,
+}
+
+/// One resource.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    pub resource: Resource,
+    pub needed: u64,
+    /// `None`: no limit.
+    pub available: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resource {
+    Descriptors,
+    Memory,
+    LockedMemory,
+}
+
+/// Local ports towards one backend: each connection takes one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortRoom {
+    pub pool: String,
+    pub backend: String,
+    /// The most connections that the plan allows.
+    pub needed: u64,
+    pub available: u64,
+}
+
+impl Row {
+    #[must_use]
+    pub fn is_short(&self) -> bool {
+        self.available
+            .is_some_and(|available| self.needed > available)
+    }
+}
+
+/// The sums.
+#[must_use]
+pub fn budget(plan: &Plan, machine: &Machine) -> Budget {
+    let fixed = descriptors_without_sessions(plan, machine);
+    let (sessions_max, decided_by) = sessions_max(plan, machine, fixed);
+    let sessions = u64::from(sessions_max);
+    let rows = vec![
+        Row {
+            resource: Resource::Descriptors,
+            // With no room for a single session the need is that of one.
+            needed: fixed + DESCRIPTORS_PER_SESSION * sessions.max(1),
+            available: Some(machine.descriptors),
+        },
+        Row {
+            resource: Resource::Memory,
+            needed: BYTES_PER_SESSION * sessions,
+            available: Some(machine.memory_bytes),
+        },
+        Row {
+            resource: Resource::LockedMemory,
+            needed: machine.locked_bytes,
+            available: machine.locked_bytes_max,
+        },
+    ];
+    let pools = plan.pools.iter();
+    Budget {
+        sessions_max,
+        decided_by,
+        rows,
+        ports: pools
+            .flat_map(|pool| port_rooms(pool, sessions, machine.local_ports))
+            .collect(),
+    }
+}
+
+/// Listening sockets (one per address and worker, unix sockets one for all), pipes, a check in flight for each backend,
+/// and what the process needs anyway.
+fn descriptors_without_sessions(plan: &Plan, machine: &Machine) -> u64 {
+    let workers = u64::from(machine.workers);
+    let binds = plan.listeners.iter().flat_map(|listener| &listener.binds);
+    let listening: u64 = binds
+        .map(|bind| match bind {
+            Address::Inet(_) => workers,
+            Address::Unix(_) => 1,
+        })
+        .sum();
+    let backends: usize = plan.pools.iter().map(|pool| pool.backends.len()).sum();
+    DESCRIPTORS_OF_PROCESS
+        + DESCRIPTORS_PER_WORKER * workers
+        + DESCRIPTORS_PER_PIPE * u64::from(machine.pipes)
+        + listening
+        + backends as u64
+}
+
+fn sessions_max(plan: &Plan, machine: &Machine, fixed: u64) -> (u32, DecidedBy) {
+    if let Some(wanted) = plan.global.max_sessions {
+        return (wanted, DecidedBy::Configuration);
+    }
+    let by_descriptors = machine.descriptors.saturating_sub(fixed) / DESCRIPTORS_PER_SESSION;
+    // Half is left for buffers, bytes queued in sockets, and others on the machine.
+    let by_memory = machine.memory_bytes / 2 / BYTES_PER_SESSION;
+    let least = by_descriptors
+        .min(by_memory)
+        .min(u64::from(SESSIONS_CEILING));
+    let decided_by = if least == u64::from(SESSIONS_CEILING) {
+        DecidedBy::Ceiling
+    } else if least == by_descriptors {
+        DecidedBy::Descriptors
+    } else {
+        DecidedBy::Memory
+    };
+    (u32::try_from(least).unwrap_or(SESSIONS_CEILING), decided_by)
+}
+
+fn port_rooms(pool: &PoolPlan, sessions: u64, (first, last): (u16, u16)) -> Vec<PortRoom> {
+    let range = u64::from(last.saturating_sub(first)) + 1;
+    let reached_over_network = pool
+        .backends
+        .iter()
+        .filter(|backend| !matches!(backend.address, BackendAddress::Fixed(Address::Unix(_))));
+    reached_over_network
+        .map(|backend| PortRoom {
+            pool: pool.name.clone(),
+            backend: backend.name.clone(),
+            needed: backend
+                .max_connections
+                .map_or(sessions, |most| sessions.min(u64::from(most))),
+            available: range * source_addresses(pool, &backend.address),
+        })
+        .collect()
+}
+
+/// How many local addresses connections to this backend may come from. A name may turn out to be of either family.
+fn source_addresses(pool: &PoolPlan, backend: &BackendAddress) -> u64 {
+    let is_ipv4 = match backend {
+        BackendAddress::Fixed(address) => address.inet().map(|address| address.is_ipv4()),
+        BackendAddress::ListenerPort {
+            host: Host::Ip(ip), ..
+        } => Some(ip.is_ipv4()),
+        BackendAddress::ListenerPort { .. } | BackendAddress::Name { .. } => None,
+    };
+    let count_of = |ipv4: bool| {
+        let fitting = pool.source.iter().filter(|ip| ip.is_ipv4() == ipv4);
+        (fitting.count() as u64).max(1)
+    };
+    match is_ipv4 {
+        Some(ipv4) => count_of(ipv4),
+        None => count_of(true).min(count_of(false)),
+    }
+}
+
+impl Budget {
+    /// One sentence with its remedy for each resource that does not suffice; a process must not start then.
+    #[must_use]
+    pub fn shortages(&self) -> Vec<String> {
+        let short = self.rows.iter().filter(|row| row.is_short());
+        short
+            .map(|row| {
+                let remedy = match (row.resource, self.decided_by) {
+                    (Resource::Descriptors, DecidedBy::Configuration) => {
+                        "raise LimitNOFILE= in the unit (ulimit -n in a shell) or lower global.max_sessions"
+                    }
+                    (Resource::Descriptors, _) => "raise LimitNOFILE= in the unit (ulimit -n in a shell)",
+                    (Resource::Memory, _) => "lower global.max_sessions or allow more memory",
+                    (Resource::LockedMemory, _) => "raise LimitMEMLOCK= in the unit (ulimit -l in a shell)",
+                };
+                format!("{row}: {remedy}")
+            })
+            .collect()
+    }
+
+    /// One sentence for each backend whose local ports end before the sessions do: no reason not to start.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        let short = self
+            .ports
+            .iter()
+            .filter(|room| room.needed > room.available);
+        short
+            .map(|room| {
+                format!(
+                    "backend {}/{} may get {} connections, but there are {} local ports towards it: more addresses in \
+                     pool.source or a wider net.ipv4.ip_local_port_range give more",
+                    room.pool, room.backend, room.needed, room.available
+                )
+            })
+            .collect()
+    }
+}
+
+impl fmt::Display for Resource {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Resource::Descriptors => "descriptors",
+            Resource::Memory => "memory",
+            Resource::LockedMemory => "locked memory",
+        })
+    }
+}
+
+impl fmt::Display for DecidedBy {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            DecidedBy::Configuration => "global.max_sessions",
+            DecidedBy::Descriptors => "what descriptors carry",
+            DecidedBy::Memory => "what memory carries",
+            DecidedBy::Ceiling => "the most that is decided without global.max_sessions",
+        })
+    }
+}
+
+impl fmt::Display for Row {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let amount = |count: u64| match self.resource {
+            Resource::Descriptors => count.to_string(),
+            Resource::Memory | Resource::LockedMemory => size_text(count),
+        };
+        let available = self.available.map_or_else(
+            || "no limit".to_owned(),
+            |available| format!("{} available", amount(available)),
+        );
+        write!(
+            out,
+            "{}: {} needed, {available}",
+            self.resource,
+            amount(self.needed)
+        )
+    }
+}
+
+/// The lines that `ringway check` prints.
+impl fmt::Display for Budget {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            out,
+            "sessions: at most {} ({})",
+            self.sessions_max, self.decided_by
+        )?;
+        for row in &self.rows {
+            writeln!(out, "{row}")?;
+        }
+        for room in &self.ports {
+            writeln!(
+                out,
+                "local ports towards {}/{}: {} needed at most, {} available",
+                room.pool, room.backend, room.needed, room.available
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// Bytes in the largest binary unit below them, rounded up.
+#[must_use]
+pub fn size_text(bytes: u64) -> String {
+    let units = [("GiB", 30), ("MiB", 20), ("KiB", 10)];
+    match units.iter().find(|(_, shift)| bytes >= 10 << shift) {
+        Some((unit, shift)) => format!("{} {unit}", bytes.div_ceil(1 << shift)),
+        None => format!("{bytes} bytes"),
+    }
+}
+
+#[cfg(test)]
+#[path = "budget_tests.rs"]
+mod tests;

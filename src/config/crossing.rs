@@ -1,0 +1,357 @@
+//! Compares the parts of a configuration with each other: names that must be unique or must exist, addresses that must
+//! not meet, backends that take their port from a listener. What passes here is a [`Plan`].
+//!
+//! Single values have been judged before; nothing here parses.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use crate::ids::Address;
+
+use super::desk::{Desk, Located};
+use super::listener::ListenerDraft;
+use super::place::Bind;
+use super::plan::{
+    AdminPlan, BackendAddress, BackendPlan, GlobalPlan, HealthPlan, ListenerPlan, Plan, PoolPlan,
+};
+use super::pool::PoolDraft;
+
+/// Identities are 16-bit numbers that a reload hands out anew while old holders live on; half of them is for one file.
+const OF_A_KIND_MAX: usize = 32_767;
+
+pub(super) struct Drafts {
+    pub global: GlobalPlan,
+    pub admin: AdminPlan,
+    pub listeners: Vec<ListenerDraft>,
+    pub pools: Vec<PoolDraft>,
+}
+
+/// The plan; meaningful only if the desk has no fault afterwards.
+pub(super) fn cross(desk: &mut Desk<'_>, drafts: Drafts) -> Plan {
+    let Drafts {
+        global,
+        admin,
+        listeners,
+        pools,
+    } = drafts;
+    check_names(desk, &listeners, &pools);
+    let few_enough = check_counts(desk, &listeners, &pools);
+    check_binds(desk, &admin, &listeners);
+    let pool_of = resolve_pools(desk, &listeners, &pools);
+    check_listener_ports(desk, &listeners, &pool_of, &pools);
+    check_unix_checks(desk, &pools);
+    let listeners = listeners.into_iter().zip(pool_of);
+    Plan {
+        global,
+        admin,
+        listeners: listeners
+            .map(|(draft, pool)| finish_listener(draft, pool.unwrap_or(0), few_enough))
+            .collect(),
+        pools: pools.into_iter().map(finish_pool).collect(),
+    }
+}
+
+fn finish_listener(draft: ListenerDraft, pool: usize, few_enough: bool) -> ListenerPlan {
+    let binds = draft.binds.iter().filter(|_| few_enough);
+    ListenerPlan {
+        name: draft.name.map(|name| name.value).unwrap_or_default(),
+        binds: binds.flat_map(|bind| bind.value.addresses()).collect(),
+        pool,
+        ..draft.plan
+    }
+}
+
+fn finish_pool(draft: PoolDraft) -> PoolPlan {
+    let backends = draft.backends.into_iter().filter_map(|backend| {
+        Some(BackendPlan {
+            name: backend.name?.value,
+            address: backend.address?.value,
+            weight: backend.weight,
+            max_connections: backend.max_connections,
+        })
+    });
+    PoolPlan {
+        name: draft.name.map(|name| name.value).unwrap_or_default(),
+        backends: backends.collect(),
+        ..draft.plan
+    }
+}
+
+fn check_names(desk: &mut Desk<'_>, listeners: &[ListenerDraft], pools: &[PoolDraft]) {
+    let names = listeners.iter().filter_map(|draft| draft.name.as_ref());
+    check_unique(desk, "listener.name", "among listeners", names);
+    let names = pools.iter().filter_map(|draft| draft.name.as_ref());
+    check_unique(desk, "pool.name", "among pools", names);
+    for pool in pools {
+        let names = pool.backends.iter().filter_map(|draft| draft.name.as_ref());
+        check_unique(desk, "pool.backend.name", "in its pool", names);
+    }
+}
+
+fn check_unique<'d>(
+    desk: &mut Desk<'_>,
+    key: &str,
+    scope: &str,
+    names: impl Iterator<Item = &'d Located<String>>,
+) {
+    let mut first_at: HashMap<&str, usize> = HashMap::new();
+    for name in names {
+        if let Some(&first) = first_at.get(name.value.as_str()) {
+            let line = desk.line(first);
+            let sentence = format!(
+                "found {:?}, which is the name at line {line} already; allowed: a name once {scope}",
+                name.value
+            );
+            desk.fault(name.at, key, sentence);
+        } else {
+            first_at.insert(&name.value, name.at);
+        }
+    }
+}
+
+/// Whether the file stays inside the numbers that identities have room for.
+fn check_counts(desk: &mut Desk<'_>, listeners: &[ListenerDraft], pools: &[PoolDraft]) -> bool {
+    let binds = listeners.iter().flat_map(|draft| &draft.binds);
+    let counts = [
+        ("listener", "listeners", listeners.len()),
+        (
+            "listener.bind",
+            "addresses",
+            binds.map(|bind| bind.value.ports()).sum(),
+        ),
+        ("pool", "pools", pools.len()),
+        (
+            "pool.backend",
+            "backends",
+            pools.iter().map(|draft| draft.backends.len()).sum(),
+        ),
+    ];
+    let mut few_enough = true;
+    for (key, what, count) in counts {
+        if count > OF_A_KIND_MAX {
+            let sentence = format!("found {count} {what} in all; allowed: at most {OF_A_KIND_MAX}");
+            desk.fault_of_file(key, sentence);
+            few_enough = false;
+        }
+    }
+    few_enough
+}
+
+/// One bind of some listener: its first and last port, and where it stands.
+type Span = (u16, u16, usize);
+
+/// No two listeners, nor the admin's HTTP, may want one address. A wildcard beside one of its own addresses is fine
+/// among listeners: the kernel gives the more specific socket its own.
+fn check_binds(desk: &mut Desk<'_>, admin: &AdminPlan, listeners: &[ListenerDraft]) {
+    let mut spans: BTreeMap<(IpAddr, u32), Vec<Span>> = BTreeMap::new();
+    let mut paths: BTreeMap<&PathBuf, usize> = BTreeMap::new();
+    for bind in listeners.iter().flat_map(|draft| &draft.binds) {
+        match &bind.value {
+            Bind::Unix(path) => {
+                if let Some(&first) = paths.get(path) {
+                    note_meeting(desk, bind.at, &format!("unix:{}", path.display()), first);
+                } else {
+                    paths.insert(path, bind.at);
+                }
+            }
+            Bind::Inet { first, .. } if first.port() == 0 => {}
+            Bind::Inet { first, last } => {
+                let span = (first.port(), *last, bind.at);
+                let scope = match first {
+                    SocketAddr::V6(address) => address.scope_id(),
+                    SocketAddr::V4(_) => 0,
+                };
+                spans.entry((first.ip(), scope)).or_default().push(span);
+                check_against_admin(desk, admin, *first, *last, bind.at);
+            }
+        }
+    }
+    for ((ip, _), mut of_address) in spans {
+        of_address.sort_unstable();
+        let mut reached: Option<(u16, usize)> = None;
+        for (first, last, at) in of_address {
+            if let Some((until, earlier)) = reached
+                && first <= until
+            {
+                let address = SocketAddr::new(ip, first).to_string();
+                note_meeting(desk, at.max(earlier), &address, at.min(earlier));
+            }
+            if reached.is_none_or(|(until, _)| last > until) {
+                reached = Some((last, at));
+            }
+        }
+    }
+}
+
+fn note_meeting(desk: &mut Desk<'_>, at: usize, address: &str, first: usize) {
+    let line = desk.line(first);
+    let sentence = format!(
+        "found \"{address}\", which line {line} binds already; allowed: each address once in the file"
+    );
+    desk.fault(at, "listener.bind", sentence);
+}
+
+fn check_against_admin(
+    desk: &mut Desk<'_>,
+    admin: &AdminPlan,
+    first: SocketAddr,
+    last: u16,
+    at: usize,
+) {
+    let Some(http) = admin.bind else {
+        return;
+    };
+    let same_family = first.is_ipv4() == http.is_ipv4();
+    let wildcard = first.ip().is_unspecified() || http.ip().is_unspecified();
+    let ips_meet = same_family && (wildcard || first.ip() == http.ip());
+    if ips_meet && (first.port()..=last).contains(&http.port()) {
+        let sentence = format!(
+            "found \"{}\", which is taken by admin.bind = \"{http}\"; allowed: an address of its own",
+            SocketAddr::new(first.ip(), http.port())
+        );
+        desk.fault(at, "listener.bind", sentence);
+    }
+}
+
+/// Each listener's pool by index.
+fn resolve_pools(
+    desk: &mut Desk<'_>,
+    listeners: &[ListenerDraft],
+    pools: &[PoolDraft],
+) -> Vec<Option<usize>> {
+    let names: Vec<&str> = pools
+        .iter()
+        .map(|pool| pool.name.as_ref().map_or("", |name| name.value.as_str()))
+        .collect();
+    let index: HashMap<&str, usize> = names.iter().copied().zip(0..).collect();
+    let mut offered: Vec<String> = names
+        .iter()
+        .take(10)
+        .map(|name| format!("{name:?}"))
+        .collect();
+    if names.len() > offered.len() {
+        offered.push("…".to_owned());
+    }
+    let mut found = Vec::with_capacity(listeners.len());
+    for listener in listeners {
+        let pool = listener.pool.as_ref().and_then(|wanted| {
+            let pool = index.get(wanted.value.as_str()).copied();
+            if pool.is_none() {
+                let sentence = if offered.is_empty() {
+                    format!(
+                        "found {:?}, but there is no [[pool]]; allowed: the name of one",
+                        wanted.value
+                    )
+                } else {
+                    let offered = offered.join(" | ");
+                    format!(
+                        "found {:?}, which is no pool; allowed: {offered}",
+                        wanted.value
+                    )
+                };
+                desk.fault(wanted.at, "listener.pool", sentence);
+            }
+            pool
+        });
+        found.push(pool);
+    }
+    found
+}
+
+/// `host:+offset` needs a client's port: listeners on unix sockets have none, and the sum must be a port. Checks need one
+/// port, which must then be plain.
+fn check_listener_ports(
+    desk: &mut Desk<'_>,
+    listeners: &[ListenerDraft],
+    pool_of: &[Option<usize>],
+    pools: &[PoolDraft],
+) {
+    for (number, pool) in pools.iter().enumerate() {
+        let binds: Vec<&Located<Bind>> = listeners
+            .iter()
+            .zip(pool_of)
+            .filter(|(_, pool)| **pool == Some(number))
+            .flat_map(|(listener, _)| &listener.binds)
+            .collect();
+        for backend in &pool.backends {
+            if let Some(address) = &backend.address
+                && let BackendAddress::ListenerPort { offset, .. } = address.value
+            {
+                check_listener_port(desk, pool, address, offset, &binds);
+            }
+        }
+    }
+}
+
+fn check_listener_port(
+    desk: &mut Desk<'_>,
+    pool: &PoolDraft,
+    address: &Located<BackendAddress>,
+    offset: u16,
+    binds: &[&Located<Bind>],
+) {
+    const KEY: &str = "pool.backend.address";
+    let shown = address.value.to_string();
+    for bind in binds {
+        let line = desk.line(bind.at);
+        match &bind.value {
+            Bind::Unix(_) => {
+                let sentence = format!(
+                    "found {shown:?}, but line {line} listens on a unix socket, which has no port; allowed: HOST:PORT"
+                );
+                desk.fault(address.at, KEY, sentence);
+            }
+            Bind::Inet { last, .. } if last.checked_add(offset).is_none() => {
+                let most = u16::MAX - last;
+                let sentence = format!(
+                    "found {shown:?}, but line {line} listens on port {last}; allowed: an offset from 0 to {most}"
+                );
+                desk.fault(address.at, KEY, sentence);
+            }
+            Bind::Inet { .. } => {}
+        }
+    }
+    let ports = binds.iter().filter_map(|bind| match &bind.value {
+        Bind::Inet { first, last } => Some([first.port(), *last]),
+        Bind::Unix(_) => None,
+    });
+    let mut ports: Vec<u16> = ports.flatten().collect();
+    ports.sort_unstable();
+    ports.dedup();
+    let checked_at_own_port =
+        matches!(pool.plan.health, HealthPlan::Tcp(check) if check.port.is_none());
+    if checked_at_own_port && (ports.len() > 1 || ports == [0]) {
+        let sentence = format!(
+            "found {shown:?} behind more than one port, so a check does not know which; allowed: with pool.health.port \
+             set, or kind = \"none\""
+        );
+        desk.fault(address.at, KEY, sentence);
+    }
+}
+
+/// A check at another port cannot reach a backend that has no ports.
+fn check_unix_checks(desk: &mut Desk<'_>, pools: &[PoolDraft]) {
+    for pool in pools {
+        let Some(at) = pool.check_port_at else {
+            continue;
+        };
+        let unix = pool
+            .backends
+            .iter()
+            .find_map(|backend| match &backend.address {
+                Some(address) => match &address.value {
+                    BackendAddress::Fixed(Address::Unix(path)) => Some(path),
+                    _ => None,
+                },
+                None => None,
+            });
+        if let Some(path) = unix {
+            let sentence = format!(
+                "found a port, but backend \"unix:{}\" has none; allowed: 0 in a pool with unix sockets",
+                path.display()
+            );
+            desk.fault(at, "pool.health.port", sentence);
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! Reads what pools will have in later versions: tiers, breaker, warm connections, UDP, discovery and more. It is checked
+//! as the contract says, and refused in one honest sentence where it asks for something.
+//!
+//! When a feature arrives, its reader moves from here into a file of its own and gains a plan.
+
+use std::time::Duration;
+
+use super::desk::Desk;
+use super::measure::{
+    HOUR, MILLISECOND, YEAR, duration, duration_or_off, limit, rate, switch, whole, word,
+};
+use super::plan::OnLoss;
+use super::pool::on_loss;
+use super::section::Section;
+
+const CLOSE: OnLoss = OnLoss::Close {
+    over: Duration::ZERO,
+};
+
+/// Whether the pool's backends are to be discovered.
+pub(super) fn read_extras(desk: &mut Desk<'_>, pool: &mut Section) -> bool {
+    pool.later(desk, "connect_rate", rate, &None);
+    pool.read(
+        desk,
+        "send_proxy",
+        word(&[("off", Some(())), ("v1", None), ("v2", None)]),
+    );
+    pool.later(desk, "min_eligible", whole::<u32>(1..=65_535), &1);
+    pool.read(
+        desk,
+        "tier_mode",
+        word(&[("takeover", Some(())), ("join", None)]),
+    );
+    let ten_seconds = Duration::from_secs(10);
+    pool.later(
+        desk,
+        "failback_after",
+        duration(Duration::ZERO, YEAR),
+        &ten_seconds,
+    );
+    pool.later(desk, "fail_open", whole::<u8>(0..=100), &0);
+    pool.later(
+        desk,
+        "slow_start",
+        duration_or_off(MILLISECOND, YEAR),
+        &None,
+    );
+    pool.later(desk, "on_role_change", on_loss, &CLOSE);
+    pool.read(
+        desk,
+        "cancel",
+        word(&[("off", Some(())), ("postgres", None)]),
+    );
+    read_breaker(desk, pool);
+    read_warm(desk, pool);
+    read_udp(desk, pool);
+    read_discovery(desk, pool)
+}
+
+fn read_breaker(desk: &mut Desk<'_>, pool: &mut Section) {
+    let Some(mut table) = pool.table(desk, "breaker") else {
+        return;
+    };
+    let key = pool.key("breaker");
+    desk.fault(
+        table.at(),
+        &key,
+        "a breaker is not supported by this version yet",
+    );
+    table.read(desk, "consecutive_failures", whole::<u32>(1..=1_000_000));
+    table.read(desk, "early_reset", duration(Duration::ZERO, HOUR));
+    table.read(desk, "error_percent", whole::<u8>(1..=100));
+    table.read(desk, "window", duration(MILLISECOND, HOUR));
+    table.read(desk, "volume", whole::<u32>(1..=1_000_000));
+    table.read(desk, "open", duration(MILLISECOND, YEAR));
+    table.read(desk, "open_max", duration(MILLISECOND, YEAR));
+    table.read(desk, "trials", whole::<u32>(1..=1_000_000));
+    table.read(desk, "max_ejected_percent", whole::<u8>(0..=100));
+    table.finish(desk);
+}
+
+/// Everything else only matters once `size` asks for warm connections.
+fn read_warm(desk: &mut Desk<'_>, pool: &mut Section) {
+    let Some(mut table) = pool.table(desk, "warm") else {
+        return;
+    };
+    table.later(desk, "size", whole::<u32>(0..=1_000_000), &0);
+    table.read(desk, "max_age", duration(MILLISECOND, HOUR));
+    table.read(
+        desk,
+        "profile",
+        word(&[
+            ("generic", Some(())),
+            ("postgres", Some(())),
+            ("mysql", Some(())),
+            ("redis", Some(())),
+        ]),
+    );
+    table.read(desk, "force", switch);
+    table.finish(desk);
+}
+
+fn read_udp(desk: &mut Desk<'_>, pool: &mut Section) {
+    let Some(mut table) = pool.table(desk, "udp") else {
+        return;
+    };
+    let minute = Duration::from_secs(60);
+    table.later(desk, "idle_timeout", duration(MILLISECOND, YEAR), &minute);
+    table.later(desk, "responses", whole::<u32>(0..=1_000_000_000), &0);
+    table.later(desk, "requests", whole::<u32>(0..=1_000_000_000), &0);
+    table.later(desk, "max_flows", limit, &None);
+    table.later(desk, "send_proxy_every", switch, &false);
+    table.finish(desk);
+}
+
+/// The kind decides which other keys there are, so those are not looked at before a kind is known here.
+fn read_discovery(desk: &mut Desk<'_>, pool: &mut Section) -> bool {
+    let Some(mut table) = pool.table(desk, "discovery") else {
+        return pool.has("discovery");
+    };
+    const KINDS: &[(&str, Option<()>)] = &[
+        ("dns", None),
+        ("dns-srv", None),
+        ("file", None),
+        ("consul", None),
+        ("etcd", None),
+        ("zookeeper", None),
+    ];
+    const ALLOWED: &str = "dns | dns-srv | file | consul | etcd | zookeeper";
+    table.require(desk, "kind", ALLOWED, word(KINDS));
+    true
+}

@@ -1,0 +1,102 @@
+//! Reads `[global]` and `[admin]`.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::desk::Desk;
+use super::measure::{Refusal, YEAR, any_text, duration, duration_or_off, whole, word};
+use super::place::http_bind;
+use super::plan::{AccessLog, AdminPlan, GlobalPlan, LogFormat, Spin};
+use super::section::{Section, Value};
+
+/// More would not fit the tags that name a session in the ring.
+const SESSIONS_MAX: i128 = 1_048_576;
+
+const ACCESS_LOGS: &str = "off | stdout | stderr | a file's path with a / in it";
+
+pub(super) fn read_global(desk: &mut Desk<'_>, mut table: Section) -> GlobalPlan {
+    let plan = GlobalPlan {
+        workers: table
+            .read(desk, "workers", whole(0..=1024))
+            .filter(|&workers| workers != 0),
+        pin: table
+            .read(
+                desk,
+                "pin",
+                word(&[("on", Some(true)), ("off", Some(false))]),
+            )
+            .unwrap_or(true),
+        max_sessions: table
+            .read(desk, "max_sessions", whole(0..=SESSIONS_MAX))
+            .filter(|&sessions| sessions != 0),
+        shutdown_grace: table
+            .read(desk, "shutdown_grace", duration(Duration::ZERO, YEAR))
+            .unwrap_or(Duration::from_secs(300)),
+        shutdown_delay: table
+            .read(desk, "shutdown_delay", duration(Duration::ZERO, YEAR))
+            .unwrap_or(Duration::ZERO),
+        access_log: table
+            .read(desk, "access_log", access_log)
+            .unwrap_or(AccessLog::Off),
+        access_log_format: table
+            .read(
+                desk,
+                "access_log_format",
+                word(&[
+                    ("text", Some(LogFormat::Text)),
+                    ("json", Some(LogFormat::Json)),
+                ]),
+            )
+            .unwrap_or(LogFormat::Text),
+        spin: table.read(desk, "spin", spin).unwrap_or(Spin::Off),
+    };
+    table.later(desk, "user", any_text, &String::new());
+    table.later(desk, "group", any_text, &String::new());
+    // Absent, it means "not yet" in this version; written out as "on" it asks for protection that is not there.
+    table.read(desk, "sandbox", word(&[("off", Some(())), ("on", None)]));
+    table.finish(desk);
+    plan
+}
+
+pub(super) fn read_admin(desk: &mut Desk<'_>, mut table: Section) -> AdminPlan {
+    let default = Some((Ipv4Addr::LOCALHOST, 9901).into());
+    let plan = AdminPlan {
+        bind: table.read(desk, "bind", http_bind).unwrap_or(default),
+    };
+    table.later(desk, "socket", any_text, &String::new());
+    table.finish(desk);
+    plan
+}
+
+fn access_log(value: &Value) -> Result<AccessLog, Refusal> {
+    let Value::Text(text) = value else {
+        return Refusal::allowed(ACCESS_LOGS);
+    };
+    match text.as_str() {
+        "off" => Ok(AccessLog::Off),
+        "stdout" => Ok(AccessLog::Stdout),
+        "stderr" => Ok(AccessLog::Stderr),
+        // Without a slash it is more likely a misspelt word than a file in an unknown directory.
+        path if path.contains('/') && !path.ends_with('/') && !path.contains('\0') => {
+            Ok(AccessLog::File(PathBuf::from(path)))
+        }
+        _ => Refusal::allowed(ACCESS_LOGS),
+    }
+}
+
+fn spin(value: &Value) -> Result<Spin, Refusal> {
+    const LONGEST: Duration = Duration::from_secs(1);
+    if let Value::Text(text) = value
+        && text == "auto"
+    {
+        return Ok(Spin::Auto);
+    }
+    match duration_or_off(Duration::from_micros(1), LONGEST)(value) {
+        Ok(Some(time)) => Ok(Spin::Fixed(time)),
+        Ok(None) => Ok(Spin::Off),
+        Err(_) => {
+            Refusal::allowed("a duration from \"1us\" to \"1s\", \"0us\" for off, or \"auto\"")
+        }
+    }
+}

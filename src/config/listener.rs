@@ -1,0 +1,115 @@
+//! Reads `[[listener]]`. What needs the other tables (the pool's name, binds of other listeners) is left to `crossing`.
+
+use std::time::Duration;
+
+use super::desk::{Desk, Located};
+use super::measure::{
+    HOUR, MILLISECOND, any_text, duration, limit, name, rate, switch, whole, word,
+};
+use super::options::{read_keepalive, read_user_timeout};
+use super::place::{Bind, bind, network};
+use super::plan::ListenerPlan;
+use super::section::Section;
+
+/// A listener whose pool and addresses have not been compared with the rest of the file.
+pub(super) struct ListenerDraft {
+    pub name: Option<Located<String>>,
+    pub pool: Option<Located<String>>,
+    pub binds: Vec<Located<Bind>>,
+    /// Complete but for `name`, `pool` and `binds`.
+    pub plan: ListenerPlan,
+}
+
+pub(super) fn read_listener(desk: &mut Desk<'_>, mut table: Section) -> ListenerDraft {
+    let found_name = table.require(desk, "name", "a name of its own", name);
+    let binds = read_binds(desk, &mut table);
+    let pool = table.require(desk, "pool", "the name of a [[pool]]", any_text);
+    let plan = ListenerPlan {
+        name: String::new(),
+        binds: Vec::new(),
+        pool: 0,
+        freebind: table.read(desk, "freebind", switch).unwrap_or(false),
+        max_connections: table.read(desk, "max_connections", limit).flatten(),
+        keepalive: read_keepalive(desk, &mut table),
+        user_timeout: read_user_timeout(desk, &mut table),
+        backlog: table
+            .read(desk, "backlog", whole(1..=65_535))
+            .unwrap_or(4096),
+    };
+    table.read(desk, "protocol", word(&[("tcp", Some(())), ("udp", None)]));
+    read_later(desk, &mut table);
+    table.finish(desk);
+    ListenerDraft {
+        name: found_name,
+        pool,
+        binds,
+        plan,
+    }
+}
+
+fn read_binds(desk: &mut Desk<'_>, table: &mut Section) -> Vec<Located<Bind>> {
+    const ALLOWED: &str = "addresses";
+    if !table.has("bind") {
+        let key = table.key("bind");
+        desk.fault(
+            table.at(),
+            &key,
+            "missing; allowed: an address or a list of addresses",
+        );
+    }
+    let at = table.at();
+    match table.read_list(desk, "bind", true, ALLOWED, bind) {
+        Some(binds) if binds.is_empty() => {
+            let key = table.key("bind");
+            desk.fault(
+                at,
+                &key,
+                "found an empty list; allowed: at least one address",
+            );
+            binds
+        }
+        Some(binds) => binds,
+        None => Vec::new(),
+    }
+}
+
+/// Keys of features that later versions bring.
+fn read_later(desk: &mut Desk<'_>, table: &mut Section) {
+    table.later(desk, "connection_rate", rate, &None);
+    table.later(desk, "source_max_connections", limit, &None);
+    table.later(desk, "source_connection_rate", rate, &None);
+    for key in ["allow", "deny", "accept_proxy_from"] {
+        if let Some(networks) = table.read_list(desk, key, false, "networks", network)
+            && let Some(first) = networks.first()
+        {
+            let name = table.key(key);
+            desk.fault(
+                first.at,
+                &name,
+                "a list that is not empty is not supported by this version yet",
+            );
+        }
+    }
+    table.later(desk, "accept_proxy", switch, &false);
+    table.later(
+        desk,
+        "preface_timeout",
+        duration(MILLISECOND, HOUR),
+        &Duration::from_secs(5),
+    );
+    read_routes(desk, table);
+}
+
+fn read_routes(desk: &mut Desk<'_>, table: &mut Section) {
+    let Some(routes) = table.tables(desk, "route") else {
+        return;
+    };
+    for mut route in routes {
+        route.require(desk, "sni", "a server name, or * and a suffix", any_text);
+        route.require(desk, "pool", "the name of a [[pool]]", any_text);
+        let at = route.at();
+        route.finish(desk);
+        let key = table.key("route");
+        desk.fault(at, &key, "a route is not supported by this version yet");
+    }
+}

@@ -1,0 +1,196 @@
+//! Reads `[[pool]]` and `[[pool.backend]]`.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use super::desk::{Desk, Located};
+use super::extras::read_extras;
+use super::health::read_health;
+use super::measure::{
+    HOUR, MILLISECOND, Refusal, YEAR, duration, duration_of, duration_or_off, limit, name, whole,
+    word,
+};
+use super::options::{read_keepalive, read_user_timeout};
+use super::place::{backend_address, ip};
+use super::plan::{Algorithm, BackendAddress, HashKey, OnFin, OnLoss, PoolPlan, WaitPlan};
+use super::section::{Section, Value};
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+const ALGORITHMS: &[(&str, Option<Algorithm>)] = &[
+    ("round-robin", Some(Algorithm::RoundRobin)),
+    ("least-connections", Some(Algorithm::LeastConnections)),
+    ("power-of-two", Some(Algorithm::PowerOfTwo)),
+    ("random", Some(Algorithm::Random)),
+    ("source-hash", Some(Algorithm::SourceHash)),
+    ("maglev", None),
+    ("least-latency", None),
+    ("first", Some(Algorithm::First)),
+];
+
+/// A pool that has not been compared with the rest of the file.
+pub(super) struct PoolDraft {
+    pub name: Option<Located<String>>,
+    /// Where `health.port` stands, if it is given.
+    pub check_port_at: Option<usize>,
+    pub backends: Vec<BackendDraft>,
+    /// Complete but for `name` and `backends`.
+    pub plan: PoolPlan,
+}
+
+/// A backend where `None` marks a fault that has been noted.
+pub(super) struct BackendDraft {
+    pub name: Option<Located<String>>,
+    pub address: Option<Located<BackendAddress>>,
+    pub weight: u32,
+    pub max_connections: Option<u32>,
+}
+
+pub(super) fn read_pool(desk: &mut Desk<'_>, mut table: Section) -> PoolDraft {
+    let found_name = table.require(desk, "name", "a name of its own", name);
+    let (health, check_port_at) = read_health(desk, &mut table);
+    let plan = PoolPlan {
+        name: String::new(),
+        algorithm: table
+            .read(desk, "algorithm", word(ALGORITHMS))
+            .unwrap_or(Algorithm::LeastConnections),
+        hash_key: read_hash_key(desk, &mut table),
+        hash_seed: table
+            .read(desk, "hash_seed", whole(0..=i128::from(u64::MAX)))
+            .unwrap_or(0),
+        source: read_source(desk, &mut table),
+        connect_timeout: table
+            .read(desk, "connect_timeout", duration(MILLISECOND, HOUR))
+            .unwrap_or(Duration::from_secs(3)),
+        connect_attempts: table
+            .read(desk, "connect_attempts", whole(1..=100))
+            .unwrap_or(3),
+        connect_budget: table
+            .read(desk, "connect_budget", duration(MILLISECOND, DAY))
+            .unwrap_or(Duration::from_secs(10)),
+        wait: read_wait(desk, &mut table),
+        idle_timeout: table
+            .read(desk, "idle_timeout", duration_or_off(MILLISECOND, YEAR))
+            .flatten(),
+        half_close_timeout: table
+            .read(desk, "half_close_timeout", duration(MILLISECOND, YEAR))
+            .unwrap_or(Duration::from_secs(600)),
+        max_lifetime: table
+            .read(desk, "max_lifetime", duration_or_off(MILLISECOND, YEAR))
+            .flatten(),
+        keepalive: read_keepalive(desk, &mut table),
+        user_timeout: read_user_timeout(desk, &mut table),
+        on_down: table.read(desk, "on_down", on_loss).unwrap_or(OnLoss::Keep),
+        on_drain: table
+            .read(desk, "on_drain", on_loss)
+            .unwrap_or(OnLoss::Keep),
+        health,
+        backends: Vec::new(),
+    };
+    let discovered = read_extras(desk, &mut table);
+    let backends = read_backends(desk, &mut table, discovered);
+    table.finish(desk);
+    PoolDraft {
+        name: found_name,
+        check_port_at,
+        backends,
+        plan,
+    }
+}
+
+fn read_hash_key(desk: &mut Desk<'_>, table: &mut Section) -> HashKey {
+    let words = &[
+        ("address", Some(HashKey::Address)),
+        ("address-port", Some(HashKey::AddressPort)),
+    ];
+    table
+        .read(desk, "hash_key", word(words))
+        .unwrap_or(HashKey::Address)
+}
+
+fn read_source(desk: &mut Desk<'_>, table: &mut Section) -> Vec<IpAddr> {
+    let found = table.read_list(desk, "source", false, "IP addresses", ip);
+    let found = found.unwrap_or_default();
+    found.into_iter().map(|address| address.value).collect()
+}
+
+fn read_wait(desk: &mut Desk<'_>, pool: &mut Section) -> WaitPlan {
+    let path = pool.key("wait");
+    let mut table = pool
+        .table(desk, "wait")
+        .unwrap_or_else(|| Section::absent(&path, pool.at()));
+    let on_fin = &[("keep", Some(OnFin::Keep)), ("leave", Some(OnFin::Leave))];
+    let plan = WaitPlan {
+        size: table
+            .read(desk, "size", whole(0..=1_048_576))
+            .unwrap_or(1024),
+        timeout: table
+            .read(desk, "timeout", duration(MILLISECOND, DAY))
+            .unwrap_or(Duration::from_secs(5)),
+        on_fin: table
+            .read(desk, "on_fin", word(on_fin))
+            .unwrap_or(OnFin::Keep),
+    };
+    table.finish(desk);
+    plan
+}
+
+/// `keep`, `close`, or `close over 10s`.
+pub(super) fn on_loss(value: &Value) -> Result<OnLoss, Refusal> {
+    if let Value::Text(text) = value {
+        match text.as_str() {
+            "keep" => return Ok(OnLoss::Keep),
+            "close" => {
+                return Ok(OnLoss::Close {
+                    over: Duration::ZERO,
+                });
+            }
+            _ => {}
+        }
+        if let Some(over) = text.strip_prefix("close over ").and_then(duration_of)
+            && over <= DAY
+        {
+            return Ok(OnLoss::Close { over });
+        }
+    }
+    Refusal::allowed("keep | close | \"close over DURATION\" with a duration up to \"1d\"")
+}
+
+/// With `discovered` the backends come from elsewhere, and the file need not name any.
+fn read_backends(desk: &mut Desk<'_>, pool: &mut Section, discovered: bool) -> Vec<BackendDraft> {
+    const MISSING: &str = "no backend; allowed: at least one [[pool.backend]]";
+    let present = pool.has("backend");
+    let tables = pool.tables(desk, "backend");
+    let empty = !present || tables.as_ref().is_some_and(Vec::is_empty);
+    if !discovered && empty {
+        let key = pool.key("backend");
+        desk.fault(pool.at(), &key, MISSING);
+    }
+    tables
+        .unwrap_or_default()
+        .into_iter()
+        .map(|table| read_backend(desk, table))
+        .collect()
+}
+
+fn read_backend(desk: &mut Desk<'_>, mut table: Section) -> BackendDraft {
+    let address = table.require(desk, "address", "HOST:PORT or unix:/PATH", backend_address);
+    let name = if table.has("name") {
+        table.read_located(desk, "name", name)
+    } else {
+        table.take("name");
+        address.as_ref().map(|address| Located {
+            value: address.value.to_string(),
+            at: address.at,
+        })
+    };
+    let draft = BackendDraft {
+        name,
+        address,
+        weight: table.read(desk, "weight", whole(0..=1000)).unwrap_or(100),
+        max_connections: table.read(desk, "max_connections", limit).flatten(),
+    };
+    table.later(desk, "tier", whole::<u8>(0..=15), &0);
+    table.finish(desk);
+    draft
+}

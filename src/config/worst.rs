@@ -1,0 +1,172 @@
+//! The worst-case times that follow from a plan: how long a dead backend stays unnoticed, how long a client may wait.
+//!
+//! Pure sums; `ringway check` prints them. They hold for the prober's rules: a check begins an interval (± 10 %) after
+//! the one before it has ended, the fast interval while rising or falling, and a refused connection counts as two.
+
+use std::time::Duration;
+
+use super::plan::{HealthPlan, Plan, PoolPlan, TcpCheck};
+
+/// From a backend's falling silent (no answer, no refusal) until it is down.
+#[must_use]
+pub fn silent_found_within(check: &TcpCheck) -> Duration {
+    late(check.interval)
+        + check.timeout
+        + (late(check.fast_interval) + check.timeout) * (check.fall - 1)
+}
+
+/// From a backend's refusing connections until it is down.
+#[must_use]
+pub fn refusing_found_within(check: &TcpCheck) -> Duration {
+    late(check.interval) + late(check.fast_interval) * (check.fall.div_ceil(2) - 1)
+}
+
+/// From a backend's answering again, each time only just in time, until it is up.
+#[must_use]
+pub fn revival_found_within(check: &TcpCheck) -> Duration {
+    // A check that began just before the revival may still be waiting for its timeout.
+    check.timeout
+        + late(check.interval)
+        + check.timeout
+        + (late(check.fast_interval) + check.timeout) * (check.rise - 1)
+}
+
+/// The most time that a session spends on attempts to connect, waiting for a backend not counted.
+#[must_use]
+pub fn connecting_at_most(pool: &PoolPlan) -> Duration {
+    let attempts = pool.connect_timeout * u32::from(pool.connect_attempts);
+    attempts.min(pool.connect_budget)
+}
+
+/// The most time that a client spends waiting for an eligible backend.
+#[must_use]
+pub fn waiting_at_most(pool: &PoolPlan) -> Duration {
+    if pool.wait.size == 0 {
+        Duration::ZERO
+    } else {
+        pool.wait.timeout
+    }
+}
+
+/// What `ringway check` says.
+#[must_use]
+pub fn sentences(plan: &Plan) -> Vec<String> {
+    let mut lines: Vec<String> = plan.pools.iter().flat_map(pool_sentences).collect();
+    let stop = plan.global.shutdown_delay + plan.global.shutdown_grace;
+    lines.push(format!(
+        "after SIGTERM the process ends within {}",
+        seconds(stop)
+    ));
+    lines
+}
+
+fn pool_sentences(pool: &PoolPlan) -> [String; 2] {
+    let name = &pool.name;
+    let connecting = connecting_at_most(pool);
+    let waiting = waiting_at_most(pool);
+    let found = match &pool.health {
+        HealthPlan::None => format!(
+            "pool {name}: there are no checks: a dead backend stays eligible, and an attempt on a silent one costs a \
+             client {}",
+            seconds(pool.connect_timeout.min(connecting))
+        ),
+        HealthPlan::Tcp(check) => format!(
+            "pool {name}: a dead backend is found within {} ({} if it refuses connections); one that is back, within {}",
+            seconds(silent_found_within(check)),
+            seconds(refusing_found_within(check)),
+            seconds(revival_found_within(check))
+        ),
+    };
+    let waits = format!(
+        "pool {name}: a client waits at most {}: {} until a backend is eligible, {} for {} to connect",
+        seconds(waiting + connecting),
+        seconds(waiting),
+        seconds(connecting),
+        match pool.connect_attempts {
+            1 => "its attempt".to_owned(),
+            attempts => format!("up to {attempts} attempts"),
+        }
+    );
+    [found, waits]
+}
+
+/// An interval with its jitter.
+fn late(interval: Duration) -> Duration {
+    interval + interval / 10
+}
+
+/// At most two decimals, rounded up: a promise is not rounded down.
+fn seconds(time: Duration) -> String {
+    let hundredths = time.as_nanos().div_ceil(10_000_000);
+    let (whole, rest) = (hundredths / 100, hundredths % 100);
+    match rest {
+        0 => format!("{whole} s"),
+        _ if rest % 10 == 0 => format!("{whole}.{} s", rest / 10),
+        _ => format!("{whole}.{rest:02} s"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::parse;
+
+    fn plan(pool: &str) -> Plan {
+        let text = format!(
+            "[[listener]]\nname = \"l\"\nbind = \"127.0.0.1:7000\"\npool = \"p\"\n[[pool]]\nname = \"p\"\n{pool}\n\
+             [[pool.backend]]\naddress = \"127.0.0.1:1\"\n"
+        );
+        parse(&text, "test.toml", &|_| None).unwrap()
+    }
+
+    fn check(text: &str) -> TcpCheck {
+        match plan(&format!("[pool.health]\n{text}")).pools[0].health {
+            HealthPlan::Tcp(check) => check,
+            HealthPlan::None => panic!("the plan has no check"),
+        }
+    }
+
+    #[test]
+    fn times_of_the_default_check() {
+        let check = check("");
+        // 2.2 + 1, then twice 0.55 + 1.
+        assert_eq!(silent_found_within(&check), Duration::from_millis(6300));
+        // 2.2, then 0.55: two refusals count as four failures.
+        assert_eq!(refusing_found_within(&check), Duration::from_millis(2750));
+        assert_eq!(revival_found_within(&check), Duration::from_millis(5750));
+    }
+
+    #[test]
+    fn one_failure_suffices_with_fall_1() {
+        let check = check("fall = 1\nrise = 1\ninterval = \"1s\"\ntimeout = \"200ms\"");
+        assert_eq!(silent_found_within(&check), Duration::from_millis(1300));
+        assert_eq!(refusing_found_within(&check), Duration::from_millis(1100));
+        assert_eq!(revival_found_within(&check), Duration::from_millis(1500));
+    }
+
+    #[test]
+    fn a_client_waits_for_a_backend_and_for_its_attempts() {
+        assert_eq!(
+            sentences(&plan("")),
+            [
+                "pool p: a dead backend is found within 6.3 s (2.75 s if it refuses connections); one that is back, \
+                 within 5.75 s",
+                "pool p: a client waits at most 14 s: 5 s until a backend is eligible, 9 s for up to 3 attempts to \
+                 connect",
+                "after SIGTERM the process ends within 300 s",
+            ]
+        );
+        let hasty = "wait = { size = 0 }\nconnect_attempts = 1\nconnect_timeout = \"1234567us\"\n[pool.health]\n\
+                     kind = \"none\"";
+        assert_eq!(
+            sentences(&plan(hasty))[..2],
+            [
+                "pool p: there are no checks: a dead backend stays eligible, and an attempt on a silent one costs a \
+                 client 1.24 s",
+                "pool p: a client waits at most 1.24 s: 0 s until a backend is eligible, 1.24 s for its attempt to connect",
+            ]
+        );
+        let many = plan("connect_attempts = 100");
+        assert_eq!(connecting_at_most(&many.pools[0]), Duration::from_secs(10));
+    }
+}
