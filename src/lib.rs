@@ -10,6 +10,8 @@ pub mod handoff;
 #[forbid(unsafe_code)]
 pub mod ids;
 #[forbid(unsafe_code)]
+pub mod prober;
+#[forbid(unsafe_code)]
 pub mod session;
 #[allow(unsafe_code)]
 pub mod sys;

@@ -1,0 +1,181 @@
+//! The prober: a thread of its own on tokio-uring that checks backends and writes their verdicts where the workers look.
+//!
+//! The office publishes the whole set of targets each time something changes; the last one wins. Back come verdicts
+//! (atomics on each backend, bells rung after a change), a channel of health changes, and reports on request. Checks
+//! never read or send a byte, and an own stall never takes a backend down. Nobody but this room touches tokio-uring.
+
+mod chance;
+mod report;
+mod ring;
+mod roster;
+mod stall;
+mod streak;
+mod target;
+mod tcp;
+mod watch;
+
+#[cfg(test)]
+mod loopback_tests;
+#[cfg(test)]
+mod roster_tests;
+
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam::channel::{Receiver, Sender, bounded};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+
+use crate::handoff::Hatches;
+use crate::ids::Clock;
+
+use self::chance::Chance;
+use self::roster::Roster;
+use self::stall::StallWatch;
+use self::watch::{Desk, Watch};
+
+pub use report::{BackendReport, Finding, HealthChange, Latest, Reason};
+pub use target::{OnDown, Rules, Target};
+
+/// Checks in flight at a time, each with one descriptor. More that are due wait their turn.
+pub const IN_FLIGHT_MAX: usize = 256;
+/// Descriptors that the prober needs at most: checks, ring, and what the runtime opens for itself.
+pub const DESCRIPTORS_MAX: usize = IN_FLIGHT_MAX + 16;
+
+/// Changes of health that wait for the office; more are lost and counted.
+const CHANGES_MAX: usize = 4096;
+/// The prober ends within milliseconds; a kernel that does not answer must not hold up the end of the process.
+const STOP_WITHIN: Duration = Duration::from_secs(2);
+
+/// The office's end of the prober.
+#[derive(Debug)]
+pub struct Prober {
+    desk: Arc<Desk>,
+    changes: Receiver<HealthChange>,
+    ended: Receiver<()>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Prober {
+    /// Starts the thread. It watches nothing until [`Prober::publish`].
+    ///
+    /// # Errors
+    /// The kernel's: no thread, or no ring (io_uring refused, locked memory limited).
+    pub fn start(hatches: Arc<Hatches>, clock: Clock) -> io::Result<Prober> {
+        let desk = Arc::new(Desk {
+            targets: Mutex::new(None),
+            histories: Mutex::new(Vec::new()),
+            stop: AtomicBool::new(false),
+            news: Notify::new(),
+            changes_lost: AtomicU64::new(0),
+        });
+        let (to_office, changes) = bounded(CHANGES_MAX);
+        let (tell_started, started) = bounded(1);
+        let (tell_ended, ended) = bounded(1);
+        let thread = std::thread::Builder::new()
+            .name("ringway-prober".to_owned())
+            .spawn({
+                let desk = Arc::clone(&desk);
+                move || {
+                    live(desk, hatches, to_office, clock, &tell_started);
+                    let _ = tell_ended.send(());
+                }
+            })?;
+        let started = started.recv().unwrap_or_else(|_| {
+            Err(io::Error::other(
+                "the prober's thread ended before it began",
+            ))
+        });
+        started.map(|()| Prober {
+            desk,
+            changes,
+            ended,
+            thread: Some(thread),
+        })
+    }
+
+    /// Replaces the whole set of targets. A backend that is in the old set, too, keeps its health, counts and next
+    /// check; changed rules apply at once.
+    pub fn publish(&self, targets: Vec<Target>) {
+        *self.desk.targets.lock() = Some(targets);
+        self.desk.news.notify_one();
+    }
+
+    /// Changes of health as they happen. They are lost, and counted, while nobody reads.
+    #[must_use]
+    pub fn changes(&self) -> &Receiver<HealthChange> {
+        &self.changes
+    }
+
+    /// Changes of health that found the channel full, since the start.
+    #[must_use]
+    pub fn changes_lost(&self) -> u64 {
+        self.desk.changes_lost.load(Ordering::Relaxed)
+    }
+
+    /// What is known of each backend of the last set taken, in that set's order.
+    #[must_use]
+    pub fn report(&self) -> Vec<BackendReport> {
+        let histories = self.desk.histories.lock().clone();
+        histories.iter().map(|history| history.report()).collect()
+    }
+
+    /// Ends the thread and waits for it, two seconds at most; false if it is still there then.
+    pub fn stop(mut self) -> bool {
+        self.tell_to_stop();
+        let ended = self.ended.recv_timeout(STOP_WITHIN).is_ok();
+        match self.thread.take() {
+            Some(thread) if ended => thread.join().is_ok(),
+            _ => ended,
+        }
+    }
+
+    fn tell_to_stop(&self) {
+        self.desk.stop.store(true, Ordering::Release);
+        self.desk.news.notify_one();
+    }
+}
+
+impl Drop for Prober {
+    fn drop(&mut self) {
+        self.tell_to_stop();
+    }
+}
+
+/// The thread's life.
+fn live(
+    desk: Arc<Desk>,
+    hatches: Arc<Hatches>,
+    changes: Sender<HealthChange>,
+    clock: Clock,
+    tell_started: &Sender<io::Result<()>>,
+) {
+    let entries = u32::try_from(IN_FLIGHT_MAX).unwrap_or(u32::MAX);
+    let runtime = match ring::runtime(entries) {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            let _ = tell_started.send(Err(error));
+            return;
+        }
+    };
+    let _ = tell_started.send(Ok(()));
+    let seed = RandomState::new().hash_one(clock.now());
+    runtime.block_on(
+        Watch {
+            roster: Roster::new(Chance::from_seed(seed)),
+            desk,
+            hatches,
+            changes,
+            clock,
+            stall: Rc::new(StallWatch::new()),
+            checks: JoinSet::new(),
+        }
+        .run(),
+    );
+}

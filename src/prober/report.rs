@@ -1,0 +1,157 @@
+//! What the office can see of the prober: per backend the last result, the last change and why, counts and a histogram;
+//! and each change of health as it happens. The prober writes, others read; nothing here decides.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::handoff::{BackendShared, Health, Histogram, HistogramSum, Tally};
+use crate::ids::{CheckResult, Nanos};
+
+/// Why health changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// A check tipped it; `errno` is the kernel's number where there is one.
+    Check {
+        result: CheckResult,
+        errno: Option<i32>,
+    },
+    /// The backend's host name does not resolve.
+    Unresolved,
+    /// It resolves again; checks start over.
+    Resolved,
+    /// The backend is not checked any more.
+    Unchecked,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Reason::Check {
+                result: result @ CheckResult::Other,
+                errno: Some(errno),
+            } => write!(
+                out,
+                "check {result}: {}",
+                io::Error::from_raw_os_error(*errno)
+            ),
+            Reason::Check { result, .. } => write!(out, "check {result}"),
+            Reason::Unresolved => out.write_str("name does not resolve"),
+            Reason::Resolved => out.write_str("name resolves"),
+            Reason::Unchecked => out.write_str("no check configured"),
+        }
+    }
+}
+
+/// One change of a backend's health, for log and event stream.
+#[derive(Clone, Debug)]
+pub struct HealthChange {
+    pub backend: Arc<BackendShared>,
+    pub from: Health,
+    pub to: Health,
+    pub reason: Reason,
+    pub at: Nanos,
+}
+
+/// What one check found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Finding {
+    pub result: CheckResult,
+    pub errno: Option<i32>,
+    pub took_ns: u64,
+}
+
+/// The last finding and the last change of one backend.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Latest {
+    pub finding: Option<Finding>,
+    /// When the finding was made.
+    pub found_at: Option<Nanos>,
+    /// When health changed last, and why.
+    pub changed: Option<(Nanos, Reason)>,
+    /// Successes in a row.
+    pub successes: u32,
+    /// Failures in a row; a refused connection counts as two.
+    pub failures: u32,
+    /// When the next check is due; `None` while one is in flight or where there is no check.
+    pub next_check: Option<Nanos>,
+}
+
+/// One backend's history, kept as long as the office asks for the backend.
+#[derive(Debug)]
+pub struct History {
+    pub backend: Arc<BackendShared>,
+    pub checks: [Tally; CheckResult::COUNT],
+    /// Of checks that say something: void ones are not in it.
+    pub duration: Histogram,
+    pub latest: Mutex<Latest>,
+}
+
+impl History {
+    #[must_use]
+    pub fn new(backend: Arc<BackendShared>) -> History {
+        History {
+            backend,
+            checks: std::array::from_fn(|_| Tally::default()),
+            duration: Histogram::default(),
+            latest: Mutex::new(Latest::default()),
+        }
+    }
+
+    /// Counts one finding. Only the prober's thread may call this.
+    pub fn record(&self, finding: Finding, at: Nanos) {
+        self.checks[finding.result.index()].add(1);
+        if finding.result != CheckResult::Void {
+            self.duration.record(finding.took_ns);
+        }
+        let mut latest = self.latest.lock();
+        latest.finding = Some(finding);
+        latest.found_at = Some(at);
+    }
+
+    #[must_use]
+    pub fn report(&self) -> BackendReport {
+        let mut duration = HistogramSum::default();
+        duration.add(&self.duration);
+        BackendReport {
+            backend: Arc::clone(&self.backend),
+            health: self.backend.verdict.health(),
+            latest: *self.latest.lock(),
+            checks: std::array::from_fn(|i| self.checks[i].read()),
+            duration,
+        }
+    }
+}
+
+/// A copy of one backend's history.
+#[derive(Clone, Debug)]
+pub struct BackendReport {
+    pub backend: Arc<BackendShared>,
+    pub health: Health,
+    pub latest: Latest,
+    /// Checks by result, in the order of [`CheckResult::ALL`].
+    pub checks: [u64; CheckResult::COUNT],
+    pub duration: HistogramSum,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_read_as_a_person_would_say_them() {
+        let check = |result, errno| Reason::Check { result, errno }.to_string();
+        assert_eq!(
+            check(CheckResult::Refused, Some(libc::ECONNREFUSED)),
+            "check refused"
+        );
+        assert_eq!(check(CheckResult::Timeout, None), "check timeout");
+        assert_eq!(
+            check(CheckResult::Other, Some(libc::EACCES)),
+            "check other: Permission denied (os error 13)"
+        );
+        assert_eq!(Reason::Unresolved.to_string(), "name does not resolve");
+    }
+}

@@ -1,0 +1,94 @@
+//! All that the prober wants of tokio-uring 0.5, and how it must be used: one-shot entries only (more than one answer
+//! per entry panics it); entries reach the kernel when the thread parks, so nothing here may be waited for in a busy
+//! loop; a dropped operation goes on in the kernel, so every operation is either answered or cancelled, and owns the
+//! socket and the address that the kernel uses until then.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+
+use io_uring_06::types::{CancelBuilder, Fd};
+use io_uring_06::{cqueue, opcode};
+use socket2::SockAddr;
+use tokio_uring::{InFlightOneshot, OneshotOutputTransform, UnsubmittedOneshot};
+
+/// Builds the ring for at most `in_flight_max` operations and the runtime around it, on the calling thread.
+///
+/// # Errors
+/// The kernel's: io_uring is refused, or the limit on locked memory is too low.
+pub fn runtime(in_flight_max: u32) -> io::Result<tokio_uring::Runtime> {
+    let mut ring = tokio_uring::uring_builder();
+    // No interrupt for a thread that sleeps anyway when it waits.
+    ring.setup_coop_taskrun();
+    let mut builder = tokio_uring::builder();
+    builder.entries(in_flight_max).uring_builder(&ring);
+    tokio_uring::Runtime::new(&builder)
+}
+
+/// What a connect works on, at rest until its answer is there.
+#[derive(Debug)]
+pub struct Connect {
+    socket: OwnedFd,
+    address: Box<SockAddr>,
+}
+
+#[derive(Debug)]
+pub struct ConnectAnswer;
+
+impl OneshotOutputTransform for ConnectAnswer {
+    type Output = (io::Result<()>, OwnedFd);
+    type StoredData = Connect;
+
+    fn transform_oneshot_output(self, data: Connect, answer: cqueue::Entry) -> Self::Output {
+        (result(&answer), data.socket)
+    }
+}
+
+/// Connects `socket`; it comes back with the answer.
+#[must_use]
+pub fn connect(socket: OwnedFd, address: SockAddr) -> InFlightOneshot<Connect, ConnectAnswer> {
+    let connect = Connect {
+        socket,
+        address: Box::new(address),
+    };
+    let entry = opcode::Connect::new(
+        Fd(connect.socket.as_raw_fd()),
+        connect.address.as_ptr().cast(),
+        connect.address.len(),
+    )
+    .build();
+    UnsubmittedOneshot::new(connect, ConnectAnswer, entry).submit()
+}
+
+#[derive(Debug)]
+pub struct CancelAnswer;
+
+impl OneshotOutputTransform for CancelAnswer {
+    type Output = io::Result<()>;
+    type StoredData = ();
+
+    fn transform_oneshot_output(self, (): (), answer: cqueue::Entry) -> io::Result<()> {
+        result(&answer)
+    }
+}
+
+/// Cancels every operation on `socket`, whose owner is one of them: its answer will come, cancelled or not.
+pub fn cancel(socket: RawFd) -> InFlightOneshot<(), CancelAnswer> {
+    submit_cancel(CancelBuilder::fd(Fd(socket)).all())
+}
+
+/// Cancels every operation of this ring.
+pub fn cancel_all() -> InFlightOneshot<(), CancelAnswer> {
+    submit_cancel(CancelBuilder::any())
+}
+
+fn submit_cancel(which: CancelBuilder) -> InFlightOneshot<(), CancelAnswer> {
+    let entry = opcode::AsyncCancel2::new(which).build();
+    UnsubmittedOneshot::new((), CancelAnswer, entry).submit()
+}
+
+fn result(answer: &cqueue::Entry) -> io::Result<()> {
+    match answer.result() {
+        errno @ ..0 => Err(io::Error::from_raw_os_error(-errno)),
+        _ => Ok(()),
+    }
+}

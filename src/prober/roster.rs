@@ -1,0 +1,405 @@
+//! Who is watched and when the next check is due: the prober's memory and its decisions, without any I/O. The office's
+//! target sets go in, checks to be made come out, findings go in; verdicts are written to the backends, changes of
+//! health wait to be delivered. Time is handed in, chance comes from a seed: the same story gives the same outcome.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::handoff::{BackendShared, Health};
+use crate::ids::{Address, CheckResult, End, Nanos, millis};
+
+use super::chance::Chance;
+use super::report::{Finding, HealthChange, History, Reason};
+use super::streak::Streak;
+use super::target::{OnDown, Rules, Target};
+
+/// First checks of new backends come this far apart, so that a small pool has its verdicts at once.
+const FIRST_CHECK_STEP_NS: u64 = millis(5);
+/// First checks of a large pool are spread over this time, or over an interval if that is shorter.
+const FIRST_CHECKS_NS: u64 = millis(1_000);
+/// A void check is made again after the fast interval, at the latest after this.
+const VOID_AGAIN_NS: u64 = millis(500);
+
+/// Names one check in flight. The finding of a check whose backend left the roster meanwhile is recognised by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ticket {
+    place: usize,
+    serial: u64,
+}
+
+/// A check to be made now.
+#[derive(Debug)]
+pub struct Assignment {
+    pub ticket: Ticket,
+    pub address: Address,
+    pub source: Option<IpAddr>,
+    pub timeout_ns: u64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    target: Target,
+    streak: Streak,
+    history: Arc<History>,
+    /// Due times of the next check and of the end of the grace; each stands in the heap once.
+    check: Check,
+    grace_ends: Option<Nanos>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Check {
+    /// No check configured, or nowhere to connect to.
+    None,
+    /// To be made soon; the spread over all newcomers gives it its moment before the publish ends.
+    New,
+    Due(Nanos),
+    InFlight {
+        serial: u64,
+        started: Nanos,
+        /// The target changed meanwhile: what it finds is about something else.
+        outdated: bool,
+    },
+}
+
+/// Heap entries; equal times go by place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Appointment {
+    at: Nanos,
+    place: usize,
+    what: What,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum What {
+    Check,
+    GraceEnds,
+}
+
+#[derive(Debug)]
+pub struct Roster {
+    entries: Vec<Entry>,
+    appointments: BinaryHeap<Reverse<Appointment>>,
+    chance: Chance,
+    serials: u64,
+    changes: Vec<HealthChange>,
+    /// A verdict was written that workers should look at.
+    bell: bool,
+}
+
+impl Roster {
+    #[must_use]
+    pub fn new(chance: Chance) -> Roster {
+        Roster {
+            entries: Vec::new(),
+            appointments: BinaryHeap::new(),
+            chance,
+            serials: 0,
+            changes: Vec::new(),
+            bell: false,
+        }
+    }
+
+    /// Takes over a whole new set of targets. A kept backend keeps what is known of it; those not in the set are
+    /// forgotten, their verdicts stay as they are.
+    pub fn publish(&mut self, targets: Vec<Target>, now: Nanos) {
+        let mut kept: HashMap<*const BackendShared, Entry> = self
+            .entries
+            .drain(..)
+            .map(|entry| (Arc::as_ptr(&entry.target.backend), entry))
+            .collect();
+        let mut newcomers = Vec::new();
+        for target in targets {
+            let place = self.entries.len();
+            let entry = match kept.remove(&Arc::as_ptr(&target.backend)) {
+                Some(mut entry) => {
+                    self.adapt(&mut entry, target, now);
+                    entry
+                }
+                None => self.welcome(target, now),
+            };
+            if entry.check == Check::New {
+                newcomers.push(place);
+            }
+            self.entries.push(entry);
+        }
+        self.spread(&newcomers, now);
+        self.appointments.clear();
+        for (place, entry) in self.entries.iter().enumerate() {
+            let check = match entry.check {
+                Check::Due(at) => Some((at, What::Check)),
+                Check::None | Check::New | Check::InFlight { .. } => None,
+            };
+            let grace = entry.grace_ends.map(|at| (at, What::GraceEnds));
+            for (at, what) in [check, grace].into_iter().flatten() {
+                self.appointments
+                    .push(Reverse(Appointment { at, place, what }));
+            }
+            entry.tell_next_check();
+        }
+    }
+
+    /// When something is due next.
+    #[must_use]
+    pub fn next_due(&self) -> Option<Nanos> {
+        self.appointments.peek().map(|Reverse(next)| next.at)
+    }
+
+    /// The next check that is due by `now`, if any. Ends of grace that are due on the way are carried out.
+    pub fn take_due(&mut self, now: Nanos) -> Option<Assignment> {
+        while let Some(Reverse(next)) = self.appointments.peek().copied() {
+            if next.at > now {
+                return None;
+            }
+            self.appointments.pop();
+            match next.what {
+                What::GraceEnds => self.end_grace(next.place),
+                What::Check => {
+                    let assignment = self.start(next.place, now);
+                    if assignment.is_some() {
+                        return assignment;
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    /// Takes in what a check found; `now` is the moment it was found.
+    pub fn hear(&mut self, ticket: Ticket, finding: Finding, now: Nanos) {
+        // A publish may have moved the backend to another place.
+        let is_it = |entry: &Entry| matches!(entry.check, Check::InFlight { serial, .. } if serial == ticket.serial);
+        let place = match self.entries.get(ticket.place) {
+            Some(entry) if is_it(entry) => ticket.place,
+            _ => match self.entries.iter().position(is_it) {
+                Some(place) => place,
+                None => return,
+            },
+        };
+        let entry = &mut self.entries[place];
+        let Check::InFlight {
+            started, outdated, ..
+        } = entry.check
+        else {
+            return;
+        };
+        let Some(rules) = entry.target.rules else {
+            entry.check = Check::None;
+            return;
+        };
+        let due = if outdated {
+            now
+        } else {
+            entry.history.record(finding, now);
+            let change = entry.streak.hear(finding.result, &rules);
+            if let Some(health) = change {
+                let reason = Reason::Check {
+                    result: finding.result,
+                    errno: finding.errno,
+                };
+                self.changes.push(entry.change_health(health, reason, now));
+                self.bell = true;
+            }
+            let wait = if finding.result == CheckResult::Void {
+                rules.fast_interval_ns.min(VOID_AGAIN_NS)
+            } else {
+                entry.pace(&rules)
+            };
+            started.after(self.chance.about(wait)).max(now)
+        };
+        self.entries[place].check = Check::Due(due);
+        self.entries[place].tell_next_check();
+        self.appointments.push(Reverse(Appointment {
+            at: due,
+            place,
+            what: What::Check,
+        }));
+    }
+
+    /// Changes of health since the last call.
+    pub fn take_changes(&mut self) -> Vec<HealthChange> {
+        std::mem::take(&mut self.changes)
+    }
+
+    /// Whether the workers' bells are to be rung for what happened since the last call.
+    pub fn take_bell(&mut self) -> bool {
+        std::mem::take(&mut self.bell)
+    }
+
+    #[must_use]
+    pub fn histories(&self) -> Vec<Arc<History>> {
+        self.entries
+            .iter()
+            .map(|entry| Arc::clone(&entry.history))
+            .collect()
+    }
+
+    /// A backend that was not in the last set.
+    fn welcome(&mut self, target: Target, now: Nanos) -> Entry {
+        let backend = Arc::clone(&target.backend);
+        let mut entry = Entry {
+            target,
+            streak: Streak::new(backend.verdict.health()),
+            history: Arc::new(History::new(backend)),
+            check: Check::None,
+            grace_ends: None,
+        };
+        if entry.target.address.is_none() {
+            self.settle(&mut entry, Health::Down, Reason::Unresolved, now);
+        } else if let Some(rules) = entry.target.rules {
+            entry.check = Check::New;
+            entry.grace_ends = Some(now.after(rules.timeout_ns));
+        } else {
+            self.leave_unchecked(&mut entry, now);
+        }
+        entry
+    }
+
+    /// A backend that stays, with what is new about it.
+    fn adapt(&mut self, entry: &mut Entry, target: Target, now: Nanos) {
+        let old = std::mem::replace(&mut entry.target, target);
+        let new = &entry.target;
+        let moved = old.address != new.address || old.source != new.source;
+        if let Check::InFlight { outdated, .. } = &mut entry.check {
+            *outdated |= moved;
+        }
+        let in_flight = matches!(entry.check, Check::InFlight { .. });
+        if new.address.is_none() {
+            if !in_flight {
+                entry.check = Check::None;
+            }
+            entry.grace_ends = None;
+            if old.address.is_some() {
+                self.settle(entry, Health::Down, Reason::Unresolved, now);
+            }
+            return;
+        }
+        let Some(rules) = new.rules else {
+            if !in_flight {
+                entry.check = Check::None;
+            }
+            entry.grace_ends = None;
+            self.leave_unchecked(entry, now);
+            return;
+        };
+        if old.address.is_none() {
+            // Nothing is known of what the name stands for now.
+            entry.target.backend.verdict.set_unknown_is_eligible(false);
+            entry.grace_ends = Some(now.after(rules.timeout_ns));
+            self.settle(entry, Health::Unknown, Reason::Resolved, now);
+        }
+        match entry.check {
+            Check::InFlight { .. } | Check::New => {}
+            Check::None => entry.check = Check::New,
+            Check::Due(_) if moved => entry.check = Check::New,
+            Check::Due(at) if old.rules != Some(rules) => {
+                let by_new_rules = now.after(self.chance.about(entry.pace(&rules)));
+                entry.check = Check::Due(at.min(by_new_rules));
+            }
+            Check::Due(_) => {}
+        }
+    }
+
+    /// No check: unknown for ever, and eligible.
+    fn leave_unchecked(&mut self, entry: &mut Entry, now: Nanos) {
+        entry.target.backend.verdict.set_unknown_is_eligible(true);
+        self.settle(entry, Health::Unknown, Reason::Unchecked, now);
+    }
+
+    /// Sets health by decree instead of by checks.
+    fn settle(&mut self, entry: &mut Entry, health: Health, reason: Reason, now: Nanos) {
+        entry.streak = Streak::new(health);
+        self.bell = true;
+        if entry.target.backend.verdict.health() != health {
+            self.changes.push(entry.change_health(health, reason, now));
+        } else if health == Health::Down {
+            entry.history.latest.lock().changed = Some((now, reason));
+        }
+    }
+
+    /// Gives first checks their moments.
+    fn spread(&mut self, newcomers: &[usize], now: Nanos) {
+        let count = newcomers.len() as u64;
+        for (nth, &place) in newcomers.iter().enumerate() {
+            let entry = &mut self.entries[place];
+            let interval = entry.target.rules.map_or(0, |rules| rules.interval_ns);
+            let window = (FIRST_CHECK_STEP_NS * count)
+                .min(FIRST_CHECKS_NS)
+                .min(interval);
+            entry.check = Check::Due(now.after(window / count * nth as u64));
+        }
+    }
+
+    fn start(&mut self, place: usize, now: Nanos) -> Option<Assignment> {
+        let entry = &mut self.entries[place];
+        let (Some(address), Some(rules)) = (entry.target.address.clone(), entry.target.rules)
+        else {
+            entry.check = Check::None;
+            return None;
+        };
+        self.serials += 1;
+        let serial = self.serials;
+        entry.check = Check::InFlight {
+            serial,
+            started: now,
+            outdated: false,
+        };
+        entry.history.latest.lock().next_check = None;
+        Some(Assignment {
+            ticket: Ticket { place, serial },
+            address,
+            source: entry.target.source,
+            timeout_ns: rules.timeout_ns,
+        })
+    }
+
+    /// One check timeout has passed since the backend came: without a verdict it may serve.
+    fn end_grace(&mut self, place: usize) {
+        let entry = &mut self.entries[place];
+        entry.grace_ends = None;
+        if entry.streak.health() == Health::Unknown {
+            entry.target.backend.verdict.set_unknown_is_eligible(true);
+            self.bell = true;
+        }
+    }
+}
+
+impl Entry {
+    /// The interval that applies now.
+    fn pace(&self, rules: &Rules) -> u64 {
+        if self.streak.is_moving() {
+            rules.fast_interval_ns
+        } else {
+            rules.interval_ns
+        }
+    }
+
+    /// Writes the verdict where the workers look, and orders sessions closed where that is asked for.
+    fn change_health(&self, to: Health, reason: Reason, now: Nanos) -> HealthChange {
+        let backend = &self.target.backend;
+        let from = backend.verdict.health();
+        backend.verdict.set_health(to);
+        if let (Health::Down, OnDown::Close { over_ms }) = (to, self.target.on_down) {
+            backend.verdict.evict(End::BackendDown, over_ms);
+        }
+        self.history.latest.lock().changed = Some((now, reason));
+        HealthChange {
+            backend: Arc::clone(backend),
+            from,
+            to,
+            reason,
+            at: now,
+        }
+    }
+
+    fn tell_next_check(&self) {
+        let mut latest = self.history.latest.lock();
+        latest.successes = self.streak.successes();
+        latest.failures = self.streak.failures();
+        latest.next_check = match self.check {
+            Check::Due(at) => Some(at),
+            Check::None | Check::New | Check::InFlight { .. } => None,
+        };
+    }
+}

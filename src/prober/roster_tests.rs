@@ -1,0 +1,509 @@
+//! The roster on a clock of our own: schedules, verdicts, and what a new set of targets changes.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::chance::Chance;
+use super::report::{Finding, HealthChange, Reason};
+use super::roster::{Assignment, Roster};
+use super::target::{OnDown, Rules, Target};
+use crate::handoff::{BackendShared, Health};
+use crate::ids::{Address, BackendId, CheckResult, End, Nanos, millis};
+
+const RULES: Rules = Rules {
+    interval_ns: millis(2_000),
+    fast_interval_ns: millis(500),
+    timeout_ns: millis(1_000),
+    rise: 2,
+    fall: 3,
+};
+
+fn backend(n: u16) -> Arc<BackendShared> {
+    Arc::new(BackendShared::new(
+        BackendId(n),
+        "pool",
+        &format!("b{n}"),
+        false,
+        1,
+    ))
+}
+
+fn target(backend: &Arc<BackendShared>) -> Target {
+    Target {
+        backend: Arc::clone(backend),
+        address: Some(Address::Inet(([127, 0, 0, 1], 1000 + backend.id.0).into())),
+        rules: Some(RULES),
+        on_down: OnDown::Keep,
+        source: None,
+    }
+}
+
+fn finding(result: CheckResult) -> Finding {
+    Finding {
+        result,
+        errno: None,
+        took_ns: millis(1),
+    }
+}
+
+fn roster() -> Roster {
+    Roster::new(Chance::from_seed(7))
+}
+
+/// Starts the next check, at the moment that it is due.
+fn next_check(roster: &mut Roster) -> (Assignment, Nanos) {
+    loop {
+        let due = roster.next_due().expect("something is due");
+        if let Some(assignment) = roster.take_due(due) {
+            return (assignment, due);
+        }
+    }
+}
+
+/// The next check is made and finds `result` at once; returns when it was started.
+fn check(roster: &mut Roster, result: CheckResult) -> Nanos {
+    let (assignment, at) = next_check(roster);
+    roster.hear(assignment.ticket, finding(result), at);
+    at
+}
+
+/// Milliseconds from `from` to the next check.
+fn pause_ms(roster: &Roster, from: Nanos) -> u64 {
+    roster.histories()[0]
+        .latest
+        .lock()
+        .next_check
+        .expect("a check is due")
+        .since(from)
+        / millis(1)
+}
+
+#[test]
+fn first_checks_come_soon_and_are_spread() {
+    for (count, interval_ms, last_ms) in [
+        (1, 2_000, 0),
+        (3, 2_000, 10),
+        (20, 2_000, 95),
+        (500, 2_000, 998),
+        (500, 500, 499),
+    ] {
+        let mut roster = roster();
+        let targets: Vec<Target> = (0..count)
+            .map(|n| {
+                let mut target = target(&backend(n));
+                target.rules.as_mut().unwrap().interval_ns = millis(interval_ms);
+                target
+            })
+            .collect();
+        let start = Nanos(millis(77));
+        roster.publish(targets, start);
+        let mut moments = Vec::new();
+        for _ in 0..count {
+            moments.push(next_check(&mut roster).1.since(start) / millis(1));
+        }
+        assert_eq!(moments[0], 0);
+        assert_eq!(
+            moments.last(),
+            Some(&last_ms),
+            "{count} every {interval_ms} ms"
+        );
+        let largest_gap = moments.windows(2).map(|two| two[1] - two[0]).max();
+        assert!(largest_gap.unwrap_or(0) <= 5, "{largest_gap:?}");
+    }
+}
+
+#[test]
+fn intervals_follow_rise_and_fall_with_jitter() {
+    let mut roster = roster();
+    roster.publish(vec![target(&backend(0))], Nanos(0));
+    let started = check(&mut roster, CheckResult::Ok);
+    assert!((1_800..=2_200).contains(&pause_ms(&roster, started)));
+    let started = check(&mut roster, CheckResult::Timeout);
+    assert!((450..=550).contains(&pause_ms(&roster, started)), "falling");
+    let started = check(&mut roster, CheckResult::Refused);
+    assert!(
+        (1_800..=2_200).contains(&pause_ms(&roster, started)),
+        "down"
+    );
+    let started = check(&mut roster, CheckResult::Ok);
+    assert!((450..=550).contains(&pause_ms(&roster, started)), "rising");
+    let mut pauses: Vec<u64> = (0..200)
+        .map(|_| {
+            let started = check(&mut roster, CheckResult::Ok);
+            pause_ms(&roster, started)
+        })
+        .collect();
+    pauses.sort_unstable();
+    assert!(pauses[0] < 1_850 && pauses[199] > 2_150, "jitter is used");
+}
+
+#[test]
+fn a_check_slower_than_the_interval_delays_the_next_one() {
+    let mut roster = roster();
+    roster.publish(vec![target(&backend(0))], Nanos(0));
+    let (assignment, at) = next_check(&mut roster);
+    assert_eq!(roster.take_due(Nanos(millis(60_000))).map(|_| ()), None);
+    let end = at.after(millis(1_000));
+    roster.hear(assignment.ticket, finding(CheckResult::Timeout), end);
+    assert_eq!(next_check(&mut roster).1, end);
+}
+
+#[test]
+fn going_down_writes_the_verdict_and_closes_sessions_where_asked() {
+    for (on_down, eviction) in [
+        (OnDown::Keep, None),
+        (OnDown::Close { over_ms: 0 }, Some(0)),
+        (OnDown::Close { over_ms: 10_000 }, Some(10_000)),
+    ] {
+        let backend = backend(0);
+        let mut roster = roster();
+        let target = Target {
+            on_down,
+            ..target(&backend)
+        };
+        roster.publish(vec![target], Nanos(0));
+        roster.take_bell();
+        check(&mut roster, CheckResult::Ok);
+        assert_eq!(backend.verdict.health(), Health::Up);
+        assert!(roster.take_bell(), "waiting clients want to know");
+        check(&mut roster, CheckResult::Refused);
+        assert_eq!(backend.verdict.health(), Health::Up);
+        assert!(!roster.take_bell());
+        let at = check(&mut roster, CheckResult::Refused);
+        assert_eq!(backend.verdict.health(), Health::Down);
+        assert!(roster.take_bell());
+        let order = backend.verdict.eviction();
+        assert_eq!(order.map(|order| order.over_ms), eviction);
+        assert!(order.is_none_or(|order| order.end == End::BackendDown));
+
+        let changes = roster.take_changes();
+        let steps: Vec<_> = changes.iter().map(|c| (c.from, c.to)).collect();
+        assert_eq!(
+            steps,
+            [(Health::Unknown, Health::Up), (Health::Up, Health::Down)]
+        );
+        let refused = Reason::Check {
+            result: CheckResult::Refused,
+            errno: None,
+        };
+        assert_eq!((changes[1].reason, changes[1].at), (refused, at));
+        let latest = roster.histories()[0].report().latest;
+        assert_eq!(latest.changed, Some((at, refused)));
+        assert_eq!(latest.failures, 4);
+    }
+}
+
+#[test]
+fn a_void_check_changes_nothing_and_is_made_again_soon() {
+    let backend = backend(0);
+    let mut roster = roster();
+    roster.publish(vec![target(&backend)], Nanos(0));
+    check(&mut roster, CheckResult::Ok);
+    roster.take_bell();
+    roster.take_changes();
+    for _ in 0..20 {
+        let at = check(&mut roster, CheckResult::Void);
+        assert!((450..=550).contains(&pause_ms(&roster, at)));
+    }
+    assert_eq!(backend.verdict.health(), Health::Up);
+    assert!(!roster.take_bell() && roster.take_changes().is_empty());
+    let report = roster.histories()[0].report();
+    assert_eq!(report.checks[CheckResult::Void.index()], 20);
+    assert_eq!(report.duration.counts.iter().sum::<u64>(), 1);
+}
+
+#[test]
+fn without_a_verdict_it_may_serve_after_one_timeout() {
+    let backend = backend(0);
+    let mut roster = roster();
+    roster.publish(vec![target(&backend)], Nanos(0));
+    check(&mut roster, CheckResult::Timeout);
+    assert!(!backend.verdict.is_eligible());
+    roster.take_bell();
+    assert!(roster.take_due(Nanos(millis(449))).is_none());
+    assert!(!backend.verdict.is_eligible());
+    // The second check is due meanwhile and stays in flight.
+    assert!(roster.take_due(Nanos(millis(999))).is_some());
+    assert!(!backend.verdict.is_eligible());
+    assert!(roster.take_due(Nanos(millis(1_000))).is_none());
+    assert!(backend.verdict.is_eligible());
+    assert!(roster.take_bell());
+    assert_eq!(backend.verdict.health(), Health::Unknown);
+}
+
+#[test]
+fn a_kept_backend_keeps_counts_and_next_check() {
+    let backends: Vec<_> = (0..3).map(backend).collect();
+    let mut roster = roster();
+    roster.publish(backends.iter().map(target).collect(), Nanos(0));
+    for _ in 0..3 {
+        check(&mut roster, CheckResult::Timeout);
+    }
+    let before: Vec<_> = roster.histories();
+    let due: Vec<_> = before.iter().map(|h| h.latest.lock().next_check).collect();
+    // Another order, one gone, one new.
+    let new = backend(9);
+    roster.publish(
+        vec![target(&backends[2]), target(&new), target(&backends[0])],
+        Nanos(millis(100)),
+    );
+    let after = roster.histories();
+    assert!(Arc::ptr_eq(&after[0], &before[2]) && Arc::ptr_eq(&after[2], &before[0]));
+    assert_eq!(after[0].latest.lock().next_check, due[2]);
+    assert_eq!(after[2].latest.lock().next_check, due[0]);
+    assert_eq!(
+        after[1].latest.lock().next_check,
+        Some(Nanos(millis(100))),
+        "the new one is checked at once"
+    );
+    assert_eq!(after[0].latest.lock().failures, 1);
+}
+
+#[test]
+fn changed_rules_apply_at_once() {
+    let backend = backend(0);
+    let mut roster = roster();
+    roster.publish(vec![target(&backend)], Nanos(0));
+    check(&mut roster, CheckResult::Ok);
+    let mut quicker = target(&backend);
+    quicker.rules = Some(Rules {
+        interval_ns: millis(100),
+        fall: 1,
+        ..RULES
+    });
+    let now = Nanos(millis(50));
+    roster.publish(vec![quicker], now);
+    assert!((90..=110).contains(&pause_ms(&roster, now)));
+    check(&mut roster, CheckResult::Timeout);
+    assert_eq!(backend.verdict.health(), Health::Down);
+}
+
+#[test]
+fn findings_about_a_backend_that_left_or_moved_are_dropped() {
+    let (one, two) = (backend(0), backend(1));
+    let mut roster = roster();
+    roster.publish(vec![target(&one), target(&two)], Nanos(0));
+    let (first, _) = next_check(&mut roster);
+    let (second, _) = next_check(&mut roster);
+    // The first leaves, the second takes its place; its check goes on.
+    roster.publish(vec![target(&two)], Nanos(millis(10)));
+    roster.hear(
+        first.ticket,
+        finding(CheckResult::Refused),
+        Nanos(millis(20)),
+    );
+    assert_eq!(one.verdict.health(), Health::Unknown);
+    assert_eq!(roster.next_due(), Some(Nanos(millis(1_000))), "grace only");
+    roster.hear(second.ticket, finding(CheckResult::Ok), Nanos(millis(20)));
+    assert_eq!(two.verdict.health(), Health::Up);
+    // It moves while a check of the old address is in flight: that says nothing, the new address is checked at once.
+    let (old, at) = next_check(&mut roster);
+    let mut moved = target(&two);
+    moved.address = Some(Address::Inet(([127, 0, 0, 2], 1).into()));
+    roster.publish(vec![moved.clone()], at.after(1));
+    let now = at.after(millis(3));
+    roster.hear(old.ticket, finding(CheckResult::Refused), now);
+    assert_eq!(
+        roster.histories()[0].report().checks[CheckResult::Refused.index()],
+        0
+    );
+    let (new, started) = next_check(&mut roster);
+    assert_eq!((Some(new.address), started), (moved.address, now));
+}
+
+#[test]
+fn a_name_that_does_not_resolve_is_down_at_once_and_starts_over_when_it_does() {
+    let backend = backend(0);
+    let mut roster = roster();
+    let nowhere = Target {
+        address: None,
+        ..target(&backend)
+    };
+    roster.publish(vec![nowhere.clone()], Nanos(0));
+    assert_eq!(backend.verdict.health(), Health::Down);
+    assert!(roster.take_bell());
+    assert_eq!(roster.take_changes()[0].reason, Reason::Unresolved);
+    assert_eq!(roster.next_due(), None);
+    // Said again, nothing happens again.
+    roster.publish(vec![nowhere], Nanos(5));
+    assert!(roster.take_changes().is_empty());
+
+    let now = Nanos(millis(60_000));
+    roster.publish(vec![target(&backend)], now);
+    assert_eq!(backend.verdict.health(), Health::Unknown);
+    assert!(!backend.verdict.is_eligible());
+    assert_eq!(roster.take_changes()[0].reason, Reason::Resolved);
+    assert_eq!(check(&mut roster, CheckResult::Ok), now);
+    assert_eq!(backend.verdict.health(), Health::Up);
+}
+
+#[test]
+fn a_name_that_stops_resolving_takes_a_checked_backend_down() {
+    let backend = backend(0);
+    let mut roster = roster();
+    let mut target = target(&backend);
+    target.on_down = OnDown::Close { over_ms: 5 };
+    roster.publish(vec![target.clone()], Nanos(0));
+    check(&mut roster, CheckResult::Ok);
+    let (in_flight, at) = next_check(&mut roster);
+    target.address = None;
+    roster.publish(vec![target], at);
+    assert_eq!(backend.verdict.health(), Health::Down);
+    assert!(backend.verdict.eviction().is_some());
+    roster.hear(in_flight.ticket, finding(CheckResult::Ok), at.after(1));
+    assert_eq!(backend.verdict.health(), Health::Down);
+    assert!(roster.take_due(Nanos::NEVER).is_none());
+}
+
+#[test]
+fn without_check_it_is_unknown_and_eligible_whatever_was_before() {
+    let backend = backend(0);
+    let mut roster = roster();
+    let unchecked = Target {
+        rules: None,
+        ..target(&backend)
+    };
+    roster.publish(vec![unchecked.clone()], Nanos(0));
+    assert!(backend.verdict.is_eligible());
+    assert_eq!(roster.next_due(), None);
+    assert!(roster.take_changes().is_empty());
+    // Checks appear: it goes on serving until they have a verdict.
+    roster.publish(vec![target(&backend)], Nanos(1));
+    assert!(backend.verdict.is_eligible());
+    check(&mut roster, CheckResult::Refused);
+    check(&mut roster, CheckResult::Refused);
+    assert_eq!(backend.verdict.health(), Health::Down);
+    roster.take_changes();
+    let (in_flight, at) = next_check(&mut roster);
+    roster.publish(vec![unchecked], at);
+    assert_eq!(backend.verdict.health(), Health::Unknown);
+    assert!(backend.verdict.is_eligible());
+    assert_eq!(roster.take_changes()[0].reason, Reason::Unchecked);
+    roster.hear(in_flight.ticket, finding(CheckResult::Refused), at.after(1));
+    assert_eq!(roster.next_due(), None);
+}
+
+/// How a dead backend shows itself, and what one check of it takes.
+fn death() -> impl Strategy<Value = CheckResult> {
+    prop_oneof![
+        Just(CheckResult::Refused),
+        Just(CheckResult::Timeout),
+        Just(CheckResult::Unreachable)
+    ]
+}
+
+proptest! {
+    /// A backend that dies is found within `1.1 × interval + timeout + (fall - 1) × max(1.1 × fast_interval, timeout)`,
+    /// the sum that users are told.
+    #[test]
+    fn a_dead_backend_is_found_within_the_sum(
+        seed in any::<u64>(),
+        how in death(),
+        interval_ms in 100u64..5_000,
+        fast_ms in 50u64..2_000,
+        timeout_ms in 10u64..3_000,
+        fall in 1u32..8,
+        dies_after_ms in 0u64..20_000,
+    ) {
+        let rules = Rules {
+            interval_ns: millis(interval_ms),
+            fast_interval_ns: millis(fast_ms.min(interval_ms)),
+            timeout_ns: millis(timeout_ms),
+            rise: 2,
+            fall,
+        };
+        let backend = backend(0);
+        let mut roster = Roster::new(Chance::from_seed(seed));
+        roster.publish(vec![Target { rules: Some(rules), ..target(&backend) }], Nanos(0));
+        let dies = Nanos(millis(dies_after_ms));
+        let bound = rules.interval_ns * 11 / 10
+            + rules.timeout_ns
+            + u64::from(fall - 1) * (rules.fast_interval_ns * 11 / 10).max(rules.timeout_ns);
+        for _ in 0..10_000 {
+            let (assignment, at) = next_check(&mut roster);
+            let (result, took_ns) = match how {
+                _ if at < dies => (CheckResult::Ok, 0),
+                CheckResult::Timeout => (how, rules.timeout_ns),
+                how => (how, 0),
+            };
+            let found = at.after(took_ns);
+            roster.hear(assignment.ticket, finding(result), found);
+            if backend.verdict.health() == Health::Down {
+                prop_assert!(found.since(dies) <= bound, "{} > {bound}", found.since(dies));
+                return Ok(());
+            }
+        }
+        prop_assert!(false, "never found");
+    }
+
+    /// Whatever is published and found in whatever order: one check in flight per backend, none forgotten, verdicts
+    /// and changes tell one story, and each backend that went down got its order once.
+    #[test]
+    fn any_story_stays_consistent(
+        seed in any::<u64>(),
+        steps in proptest::collection::vec((0u8..10, any::<u16>()), 1..300),
+    ) {
+        let backends: Vec<_> = (0..6).map(backend).collect();
+        let mut roster = Roster::new(Chance::from_seed(seed));
+        let mut now = Nanos(0);
+        let mut flying: Vec<Assignment> = Vec::new();
+        let mut told: HashMap<u16, Health> = HashMap::new();
+        let mut orders: HashMap<u16, u32> = HashMap::new();
+        let mut published: Vec<Target> = Vec::new();
+        for (what, dice) in steps {
+            match what {
+                0 => {
+                    published = (0..6u16).filter(|n| dice >> n & 1 == 1).map(|n| {
+                        let mut target = target(&backends[usize::from(n)]);
+                        target.on_down = OnDown::Close { over_ms: u32::from(n) };
+                        match dice >> (6 + n) & 3 {
+                            0 => target.address = None,
+                            1 => target.rules = None,
+                            2 => target.address = Some(Address::Inet(([127, 0, 0, 2], n).into())),
+                            _ => {}
+                        }
+                        target
+                    }).collect();
+                    roster.publish(published.clone(), now);
+                }
+                1..=4 => {
+                    now = now.after(millis(u64::from(dice) % 700));
+                    while let Some(assignment) = roster.take_due(now) {
+                        prop_assert!(published.iter().any(|t| t.address.as_ref() == Some(&assignment.address) && t.rules.is_some()));
+                        flying.push(assignment);
+                    }
+                }
+                _ if !flying.is_empty() => {
+                    let assignment = flying.swap_remove(usize::from(dice) % flying.len());
+                    let result = CheckResult::ALL[usize::from(dice) % 3];
+                    roster.hear(assignment.ticket, finding(result), now);
+                }
+                _ => {}
+            }
+            for HealthChange { backend, from, to, .. } in roster.take_changes() {
+                prop_assert_eq!(told.insert(backend.id.0, to).unwrap_or(Health::Unknown), from);
+                prop_assert_ne!(from, to);
+                *orders.entry(backend.id.0).or_default() += u32::from(to == Health::Down);
+            }
+            for backend in &backends {
+                prop_assert_eq!(told.get(&backend.id.0).copied().unwrap_or(Health::Unknown), backend.verdict.health());
+                let ordered = backend.verdict.eviction().map_or(0, |order| order.epoch);
+                prop_assert_eq!(ordered, orders.get(&backend.id.0).copied().unwrap_or(0));
+            }
+        }
+        // Let everything in flight end: then each backend that is to be checked is due, once.
+        for assignment in flying.drain(..) {
+            roster.hear(assignment.ticket, finding(CheckResult::Ok), now);
+        }
+        let mut due = Vec::new();
+        while let Some(assignment) = roster.take_due(Nanos::NEVER) {
+            due.push(assignment.address);
+        }
+        let mut expected: Vec<_> = published.into_iter().filter(|t| t.rules.is_some()).filter_map(|t| t.address).collect();
+        due.sort();
+        expected.sort();
+        prop_assert_eq!(due, expected);
+    }
+}

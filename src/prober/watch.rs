@@ -1,0 +1,146 @@
+//! The prober's only loop: takes the newest set of targets, starts what is due, listens to what checks found, sleeps.
+//! Decisions are the roster's; this carries between it, the ring and the office.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use crossbeam::channel::Sender;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::handoff::Hatches;
+use crate::ids::{Clock, Nanos, millis};
+
+use super::report::{Finding, HealthChange, History};
+use super::ring;
+use super::roster::{Roster, Ticket};
+use super::stall::{BEAT_NS, StallWatch};
+use super::target::Target;
+use super::{IN_FLIGHT_MAX, tcp};
+
+/// Checks due within this time are started together: one wake-up, one system call to submit them all.
+const TOGETHER_NS: u64 = millis(4);
+/// How long checks in flight may take to end once the prober is told to stop.
+const LAST_ANSWERS: Duration = Duration::from_millis(500);
+
+/// What the office and the prober's thread share.
+#[derive(Debug)]
+pub struct Desk {
+    /// The newest set of targets, until it is taken.
+    pub targets: Mutex<Option<Vec<Target>>>,
+    pub histories: Mutex<Vec<Arc<History>>>,
+    pub stop: AtomicBool,
+    pub news: Notify,
+    pub changes_lost: AtomicU64,
+}
+
+/// A finding, with the check it belongs to and the moment it was made.
+type Found = (Ticket, Finding, Nanos);
+
+pub struct Watch {
+    pub roster: Roster,
+    pub desk: Arc<Desk>,
+    pub hatches: Arc<Hatches>,
+    pub changes: Sender<HealthChange>,
+    pub clock: Clock,
+    pub stall: Rc<StallWatch>,
+    pub checks: JoinSet<Found>,
+}
+
+impl Watch {
+    /// Runs until the desk says stop.
+    pub async fn run(mut self) {
+        while !self.desk.stop.load(Ordering::Acquire) {
+            let now = self.clock.now();
+            self.stall.look(now);
+            self.take_targets(now);
+            self.start_due(now);
+            self.deliver();
+            self.sleep().await;
+        }
+        self.end_checks().await;
+    }
+
+    fn take_targets(&mut self, now: Nanos) {
+        let Some(targets) = self.desk.targets.lock().take() else {
+            return;
+        };
+        self.roster.publish(targets, now);
+        *self.desk.histories.lock() = self.roster.histories();
+    }
+
+    fn start_due(&mut self, now: Nanos) {
+        while self.checks.len() < IN_FLIGHT_MAX {
+            let Some(assignment) = self.roster.take_due(now) else {
+                return;
+            };
+            let (clock, stall) = (self.clock, Rc::clone(&self.stall));
+            self.checks.spawn_local(async move {
+                let finding = tcp::check(&assignment, now, clock, &stall).await;
+                (assignment.ticket, finding, clock.now())
+            });
+        }
+    }
+
+    fn deliver(&mut self) {
+        if self.roster.take_bell() {
+            self.hatches.ring();
+        }
+        for change in self.roster.take_changes() {
+            if self.changes.try_send(change).is_err() {
+                self.desk.changes_lost.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Sleeps until something is due, a check ended or the office has news, and takes in what was found.
+    async fn sleep(&mut self) {
+        let now = self.clock.now();
+        let due = if self.checks.len() < IN_FLIGHT_MAX {
+            self.roster.next_due().unwrap_or(Nanos::NEVER)
+        } else {
+            Nanos::NEVER
+        };
+        let beat = if self.checks.is_empty() {
+            Nanos::NEVER
+        } else {
+            now.after(BEAT_NS)
+        };
+        let wake = due.max(now.after(TOGETHER_NS)).min(beat);
+        self.stall.sleep_until(wake);
+        // A sleeper without a plan looks up once an hour: tokio's clock does not reach as far as ours.
+        let pause = Duration::from_nanos(wake.since(now)).min(Duration::from_secs(3_600));
+        let found = tokio::select! {
+            () = self.desk.news.notified() => None,
+            Some(found) = self.checks.join_next() => found.ok(),
+            () = tokio::time::sleep_until(Instant::now() + pause) => None,
+        };
+        self.hear(found);
+        while let Some(found) = self.checks.try_join_next() {
+            self.hear(found.ok());
+        }
+    }
+
+    fn hear(&mut self, found: Option<Found>) {
+        if let Some((ticket, finding, at)) = found {
+            self.roster.hear(ticket, finding, at);
+        }
+    }
+
+    /// Cancels what is in flight and waits for the answers, so that no operation outlives the ring.
+    async fn end_checks(&mut self) {
+        let answers = async {
+            while !self.checks.is_empty() {
+                // Again and again: a task that had not begun yet submits its connect after a cancel.
+                let _ = ring::cancel_all().await;
+                let one = self.checks.join_next();
+                let _ = tokio::time::timeout(Duration::from_millis(10), one).await;
+            }
+        };
+        let _ = tokio::time::timeout(LAST_ANSWERS, answers).await;
+    }
+}
