@@ -79,14 +79,22 @@ pub fn available_memory() -> io::Result<u64> {
         .fold(machine, u64::min))
 }
 
-/// How much more the control group in `folder` may take; `None` without a cap.
+/// How much more the control group in `folder` may take; `None` without a cap. File pages that nobody used lately count
+/// against the cap but are given up on demand.
 fn group_headroom(folder: &Path) -> Option<u64> {
-    let read = |file: &str| {
-        let text = fs::read_to_string(folder.join(file)).ok()?;
-        text.trim().parse::<u64>().ok()
-    };
+    let read = |file: &str| fs::read_to_string(folder.join(file)).ok();
     // "max" does not parse, which is the answer wanted.
-    Some(read("memory.max")?.saturating_sub(read("memory.current")?))
+    let cap: u64 = read("memory.max")?.trim().parse().ok()?;
+    let used: u64 = read("memory.current")?.trim().parse().ok()?;
+    let reclaimable = read("memory.stat").and_then(|text| parse_inactive_file(&text));
+    Some(cap.saturating_sub(used.saturating_sub(reclaimable.unwrap_or(0))))
+}
+
+fn parse_inactive_file(text: &str) -> Option<u64> {
+    let line = text
+        .lines()
+        .find_map(|l| l.strip_prefix("inactive_file "))?;
+    line.trim().parse().ok()
 }
 
 fn parse_port_range(text: &str) -> Option<RangeInclusive<u16>> {
@@ -162,5 +170,23 @@ mod tests {
         let text = "MemTotal:  100 kB\nMemAvailable:     42 kB\n";
         assert_eq!(parse_mem_available(text), Some(42 * 1024));
         assert_eq!(parse_mem_available("MemTotal: 1 kB"), None);
+        let text = "anon 1\ninactive_file 4096\nactive_file 7\n";
+        assert_eq!(parse_inactive_file(text), Some(4096));
+    }
+
+    #[test]
+    fn a_group_is_capped_by_what_it_cannot_give_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |file: &str, text: &str| fs::write(folder.path().join(file), text).unwrap();
+        assert_eq!(group_headroom(folder.path()), None);
+        write("memory.max", "max\n");
+        write("memory.current", "700\n");
+        assert_eq!(group_headroom(folder.path()), None);
+        write("memory.max", "1000\n");
+        assert_eq!(group_headroom(folder.path()), Some(300));
+        write("memory.stat", "anon 1\ninactive_file 200\n");
+        assert_eq!(group_headroom(folder.path()), Some(500));
+        write("memory.current", "1700\n");
+        assert_eq!(group_headroom(folder.path()), Some(0));
     }
 }
