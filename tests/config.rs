@@ -1,10 +1,369 @@
 //! The contract of the configuration: exact messages for what is wrong, the defaults of the specification, and an example
 //! that runs. Only public functions are used.
 
-use ringway::config::load;
+use ringway::config::{Plan, load, parse};
+
+#[path = "config/properties.rs"]
+mod properties;
+#[path = "config/values.rs"]
+mod values;
+
+/// A configuration that is fine, with room for what a test is about. Lines: `global` from 2, `admin` from 4, `listener`
+/// from 9, `pool` from 12, `backend` from 15 (as long as each insert is one line).
+fn text(global: &str, admin: &str, listener: &str, pool: &str, backend: &str) -> String {
+    format!(
+        "[global]\n{global}\n[admin]\n{admin}\n[[listener]]\nname = \"l\"\nbind = \"127.0.0.1:7000\"\npool = \"p\"\n\
+         {listener}\n[[pool]]\nname = \"p\"\n{pool}\n[[pool.backend]]\naddress = \"127.0.0.1:1\"\n{backend}\n"
+    )
+}
+
+fn fine(text: &str) -> Plan {
+    parse(text, "c.toml", &|_| None).unwrap_or_else(|error| panic!("{error}\nin\n{text}"))
+}
+
+/// What is said about a text that is wrong.
+fn said(text: &str) -> String {
+    match parse(text, "c.toml", &|_| None) {
+        Ok(_) => panic!("taken as valid:\n{text}"),
+        Err(error) => error.to_string(),
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Part {
+    Global,
+    Admin,
+    Listener,
+    Pool,
+    Backend,
+}
+
+fn with(part: Part, line: &str) -> String {
+    let put = |here: bool| if here { line } else { "" };
+    text(
+        put(matches!(part, Part::Global)),
+        put(matches!(part, Part::Admin)),
+        put(matches!(part, Part::Listener)),
+        put(matches!(part, Part::Pool)),
+        put(matches!(part, Part::Backend)),
+    )
+}
+
+/// `PART | LINE => MESSAGE`, see the file's head.
+#[test]
+fn what_is_refused_is_named_with_line_key_found_and_allowed() {
+    let cases = include_str!("config/refused.txt");
+    let cases = cases
+        .lines()
+        .filter(|case| !case.is_empty() && !case.starts_with('#'));
+    let mut count = 0;
+    for case in cases {
+        let (part, rest) = case.split_once(" | ").unwrap();
+        let (line, expected) = rest.split_once(" => ").unwrap();
+        let part = match part {
+            "Global" => Part::Global,
+            "Admin" => Part::Admin,
+            "Listener" => Part::Listener,
+            "Pool" => Part::Pool,
+            "Backend" => Part::Backend,
+            other => panic!("no part {other}"),
+        };
+        assert_eq!(said(&with(part, line)), format!("c.toml:{expected}"));
+        count += 1;
+    }
+    assert!(count >= 60, "only {count} cases were read");
+}
 
 #[test]
-fn the_example_is_valid() {
-    let plan = load(concat!(env!("CARGO_MANIFEST_DIR"), "/config.toml").as_ref()).unwrap();
-    assert_eq!(plan.listeners[0].name, "postgres");
+fn an_unknown_table_is_named_with_the_nearest_known_one() {
+    let misspelt = fine_text().replace("[global]", "[globl]");
+    assert_eq!(
+        said(&misspelt),
+        "c.toml:1: globl: unknown key; did you mean \"global\"?"
+    );
+}
+
+fn fine_text() -> String {
+    text("", "", "", "", "")
+}
+
+#[test]
+fn defaults_of_later_keys_may_be_written_out() {
+    let plan = fine(&text(
+        "user = \"\"\ngroup = \"\"\nsandbox = \"off\"",
+        "socket = \"\"",
+        "protocol = \"tcp\"\nconnection_rate = \"\"\nsource_max_connections = 0\nsource_connection_rate = \"\"\nallow = []\n\
+         deny = []\naccept_proxy = false\naccept_proxy_from = []\npreface_timeout = \"5s\"\nroute = []",
+        "connect_rate = \"\"\nsend_proxy = \"off\"\nmin_eligible = 1\ntier_mode = \"takeover\"\nfailback_after = \"10s\"\n\
+         fail_open = 0\nslow_start = \"0s\"\non_role_change = \"close\"\ncancel = \"off\"\n\
+         warm = { size = 0, max_age = \"5s\", profile = \"generic\", force = false }\n\
+         udp = { idle_timeout = \"60s\", responses = 0, requests = 0, max_flows = 0, send_proxy_every = false }",
+        "tier = 0",
+    ));
+    assert_eq!(plan, fine(&fine_text()));
+}
+
+#[test]
+fn parts_that_do_not_fit_each_other_are_named() {
+    let fine = fine_text();
+    let second =
+        |binds: &str| format!("{fine}[[listener]]\nname = \"m\"\nbind = {binds}\npool = \"p\"\n");
+    let cases = [
+        (
+            fine.replace("pool = \"p\"", "pool = \"q\""),
+            "8: listener.pool: found \"q\", which is no pool; allowed: \"p\"",
+        ),
+        (
+            format!("{fine}[[pool]]\nname = \"p\"\n[[pool.backend]]\naddress = \"127.0.0.1:2\"\n"),
+            "17: pool.name: found \"p\", which is the name at line 11 already; allowed: a name once among pools",
+        ),
+        (
+            format!("{fine}[[pool.backend]]\naddress = \"127.0.0.1:1\"\n"),
+            "17: pool.backend.name: found \"127.0.0.1:1\", which is the name at line 14 already; allowed: a name once in \
+             its pool",
+        ),
+        (
+            second("\"127.0.0.1:8000\"").replace("\"m\"", "\"l\""),
+            "17: listener.name: found \"l\", which is the name at line 6 already; allowed: a name once among listeners",
+        ),
+        (
+            second("\"127.0.0.1:7000\""),
+            "18: listener.bind: found \"127.0.0.1:7000\", which line 7 binds already; allowed: each address once in the file",
+        ),
+        (
+            second("[\"127.0.0.1:8000\", \"127.0.0.1:6990-7010\"]"),
+            "18: listener.bind: found \"127.0.0.1:7000\", which line 7 binds already; allowed: each address once in the file",
+        ),
+        (
+            second("[\"unix:/run/a\", \"unix:/run/a\"]"),
+            "18: listener.bind: found \"unix:/run/a\", which line 18 binds already; allowed: each address once in the file",
+        ),
+        (
+            second("\"0.0.0.0:9900-9902\""),
+            "18: listener.bind: found \"0.0.0.0:9901\", which is taken by admin.bind = \"127.0.0.1:9901\"; allowed: an \
+             address of its own",
+        ),
+        (
+            format!("{fine}[[pool]]\nname = \"empty\"\n"),
+            "16: pool.backend: no backend; allowed: at least one [[pool.backend]]",
+        ),
+        (
+            second("\"unix:/run/a\"").replace("\"127.0.0.1:1\"", "\"127.0.0.1:+0\""),
+            "14: pool.backend.address: found \"127.0.0.1:+0\", but line 18 listens on a unix socket, which has no port; \
+             allowed: HOST:PORT",
+        ),
+        (
+            second("\"127.0.0.1:7001\"").replace("\"127.0.0.1:1\"", "\"127.0.0.1:+0\""),
+            "14: pool.backend.address: found \"127.0.0.1:+0\" behind more than one port, so a check does not know which; \
+             allowed: with pool.health.port set, or kind = \"none\"",
+        ),
+        (
+            fine.replace("\"127.0.0.1:1\"", "\"127.0.0.1:+60000\""),
+            "14: pool.backend.address: found \"127.0.0.1:+60000\", but line 7 listens on port 7000; allowed: an offset \
+             from 0 to 58535",
+        ),
+        (
+            with(Part::Pool, "health = { port = 80 }")
+                .replace("\"127.0.0.1:1\"", "\"unix:/run/b\""),
+            "12: pool.health.port: found a port, but backend \"unix:/run/b\" has none; allowed: 0 in a pool with unix sockets",
+        ),
+    ];
+    for (text, expected) in cases {
+        assert_eq!(said(&text), format!("c.toml:{expected}"), "in\n{text}");
+    }
+}
+
+#[test]
+fn what_is_missing_or_of_another_shape_is_named() {
+    let fine = fine_text();
+    let cases = [
+        (
+            "",
+            "c.toml: listener: missing; allowed: at least one [[listener]]",
+        ),
+        (
+            "listener = []\n",
+            "c.toml: listener: missing; allowed: at least one [[listener]]",
+        ),
+        (
+            "[listener]\nname = \"x\"\n",
+            "c.toml:1: listener: found a table; allowed: tables, each begun by [[listener]]",
+        ),
+        (
+            "listener = [1]\n",
+            "c.toml:1: listener: found 1; allowed: tables, each begun by [[listener]]",
+        ),
+        (
+            "[[listener]]\nname = \"x\"\nbind = \"127.0.0.1:1\"\npool = \"p\"\n",
+            "c.toml:4: listener.pool: found \"p\", but there is no [[pool]]; allowed: the name of one",
+        ),
+        (
+            &fine.replace("name = \"l\"\n", ""),
+            "c.toml:5: listener.name: missing; allowed: a name of its own",
+        ),
+        (
+            &fine.replace("pool = \"p\"\n", ""),
+            "c.toml:5: listener.pool: missing; allowed: the name of a [[pool]]",
+        ),
+        (
+            &fine.replace("bind = \"127.0.0.1:7000\"\n", ""),
+            "c.toml:5: listener.bind: missing; allowed: an address or a list of addresses",
+        ),
+        (
+            &fine.replace("\"127.0.0.1:7000\"", "[]"),
+            "c.toml:7: listener.bind: found an empty list; allowed: at least one address",
+        ),
+        (
+            &fine.replace("address = \"127.0.0.1:1\"\n", ""),
+            "c.toml:13: pool.backend.address: missing; allowed: HOST:PORT or unix:/PATH",
+        ),
+        (
+            &fine.replace("[[pool.backend]]", "[pool.backend]"),
+            "c.toml:13: pool.backend: found a table; allowed: tables, each begun by [[pool.backend]]",
+        ),
+    ];
+    for (text, expected) in cases {
+        assert_eq!(said(text), expected, "in\n{text}");
+    }
+}
+
+#[test]
+fn faults_of_the_toml_itself_name_the_line() {
+    let cases = [
+        ("[global]\nworkers = \n", "c.toml:2: not valid TOML: "),
+        (
+            "[global]\nworkers = 1\nworkers = 2\n",
+            "c.toml:3: not valid TOML: duplicate key",
+        ),
+        ("[global\n", "c.toml:1: not valid TOML: "),
+        ("x = \"\\q\"\n", "c.toml:1: not valid TOML: "),
+    ];
+    for (text, beginning) in cases {
+        let said = said(text);
+        assert!(said.starts_with(beginning), "{said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+    }
+}
+
+#[test]
+fn all_faults_are_named_in_the_order_of_lines() {
+    let text = text(
+        "workers = -1",
+        "",
+        "backlog = 0\nwat = 1",
+        "algorithm = \"x\"",
+        "weight = 5000",
+    );
+    let keys: Vec<String> = parse(&text, "c.toml", &|_| None)
+        .unwrap_err()
+        .faults
+        .into_iter()
+        .map(|fault| fault.key)
+        .collect();
+    assert_eq!(
+        keys,
+        [
+            "global.workers",
+            "listener.backlog",
+            "listener.wat",
+            "pool.algorithm",
+            "pool.backend.weight"
+        ]
+    );
+}
+
+#[test]
+fn files_that_cannot_be_read_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let absent = folder.path().join("absent.toml");
+    assert_eq!(
+        load(&absent).unwrap_err().to_string(),
+        format!(
+            "{}: cannot be read: No such file or directory (os error 2)",
+            absent.display()
+        )
+    );
+    assert_eq!(
+        load(folder.path()).unwrap_err().to_string(),
+        format!(
+            "{}: cannot be read: Is a directory (os error 21)",
+            folder.path().display()
+        )
+    );
+    let binary = folder.path().join("binary.toml");
+    std::fs::write(&binary, b"# \xff\n").unwrap();
+    assert_eq!(
+        load(&binary).unwrap_err().to_string(),
+        format!(
+            "{}: found a byte that is not UTF-8 at offset 2; allowed: UTF-8 text",
+            binary.display()
+        )
+    );
+    assert_eq!(
+        load("/dev/zero".as_ref()).unwrap_err().to_string(),
+        "/dev/zero: found more than 16 MiB; allowed: at most that"
+    );
+}
+
+#[test]
+fn variables_are_replaced_inside_strings_only() {
+    let environment = |name: &str| match name {
+        "PORT" => Some("7777".to_owned()),
+        "EMPTY" => Some(String::new()),
+        "TRICK" => Some("x\"\n[admin]\n${PORT}".to_owned()),
+        _ => None,
+    };
+    let parse = |bind: &str| {
+        let text = fine_text().replace("127.0.0.1:7000", bind);
+        parse(&text, "c.toml", &environment).map_err(|error| error.to_string())
+    };
+    let port = |bind: &str| {
+        parse(bind).unwrap().listeners[0].binds[0]
+            .inet()
+            .unwrap()
+            .port()
+    };
+    assert_eq!(port("127.0.0.1:${PORT}"), 7777);
+    assert_eq!(port("127.0.0.1:${NONE:-7001}"), 7001);
+    assert_eq!(port("127.0.0.1:${EMPTY:-7002}"), 7002);
+    assert_eq!(port("${HOST:-127.0.0.1}:${PORT:-1}"), 7777);
+    assert_eq!(
+        parse("127.0.0.1:${NONE}")
+            .unwrap_err()
+            .lines()
+            .next()
+            .unwrap(),
+        "c.toml:7: listener.bind: ${NONE} is not set in the environment; allowed: a variable that is set, or a default \
+         as in ${NONE:-default}"
+    );
+    assert_eq!(
+        parse("127.0.0.1:${9}").unwrap_err().lines().next().unwrap(),
+        "c.toml:7: listener.bind: found ${9}; allowed: a variable's name of letters, digits and _, not beginning with a \
+         digit"
+    );
+    assert_eq!(
+        parse("127.0.0.1:${PORT")
+            .unwrap_err()
+            .lines()
+            .next()
+            .unwrap(),
+        "c.toml:7: listener.bind: found \"127.0.0.1:${PORT\"; allowed: ${NAME} or ${NAME:-default}, closed by }"
+    );
+    // A value cannot bring in keys, lines or variables of its own.
+    let tricked = parse("${TRICK}").unwrap_err();
+    assert!(
+        tricked.starts_with(
+            "c.toml:7: listener.bind: found \"x\\\"\\n[admin]\\n${PORT}\"; allowed: IP:PORT"
+        ),
+        "{tricked}"
+    );
+    // Nor does anything happen outside string values.
+    let outside = said(&format!(
+        "# ${{NONE}}\n{}",
+        with(Part::Pool, "\"${PORT}\" = 1")
+    ));
+    assert!(
+        outside.starts_with("c.toml:13: pool.${PORT}: unknown key"),
+        "{outside}"
+    );
 }

@@ -57,7 +57,7 @@ fn read_binds(desk: &mut Desk<'_>, table: &mut Section) -> Vec<Located<Bind>> {
             "missing; allowed: an address or a list of addresses",
         );
     }
-    let at = table.at();
+    let at = table.place_of("bind");
     match table.read_list(desk, "bind", true, ALLOWED, bind) {
         Some(binds) if binds.is_empty() => {
             let key = table.key("bind");

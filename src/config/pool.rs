@@ -160,11 +160,12 @@ pub(super) fn on_loss(value: &Value) -> Result<OnLoss, Refusal> {
 fn read_backends(desk: &mut Desk<'_>, pool: &mut Section, discovered: bool) -> Vec<BackendDraft> {
     const MISSING: &str = "no backend; allowed: at least one [[pool.backend]]";
     let present = pool.has("backend");
+    let at = pool.place_of("backend");
     let tables = pool.tables(desk, "backend");
     let empty = !present || tables.as_ref().is_some_and(Vec::is_empty);
     if !discovered && empty {
         let key = pool.key("backend");
-        desk.fault(pool.at(), &key, MISSING);
+        desk.fault(at, &key, MISSING);
     }
     tables
         .unwrap_or_default()

@@ -103,6 +103,11 @@ impl Section {
         self.entries.contains_key(key)
     }
 
+    /// Where the key's value stands, or else the table.
+    pub fn place_of(&self, key: &str) -> usize {
+        self.entries.get(key).map_or(self.at, |entry| entry.value.0)
+    }
+
     /// The key's value, and where it stands.
     pub fn take(&mut self, key: &'static str) -> Option<Located<Value>> {
         self.known.push(key);
