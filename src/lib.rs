@@ -17,3 +17,5 @@ pub mod session;
 pub mod sys;
 #[allow(unsafe_code)]
 pub mod uring;
+#[forbid(unsafe_code)]
+pub mod worker;

@@ -12,6 +12,8 @@ use crate::ids::{BackendId, PoolId, SessionKey, WorkerId};
 pub struct Ticket {
     pub worker: WorkerId,
     pub session: SessionKey,
+    /// The client's hash, for pools that choose by it.
+    pub hash: u64,
 }
 
 /// A backend for a waiting session. Its capacity is reserved already if `reserved`: the receiver uses it, or passes
@@ -73,6 +75,21 @@ impl Waiters {
         true
     }
 
+    /// Joins whatever the limit says: a reload replaced the queue in which this client was waiting. False if there is no
+    /// room for the ticket at all.
+    #[must_use]
+    pub fn join_anyway(&self, ticket: Ticket) -> bool {
+        let room = self.tickets.push(ticket).is_ok();
+        self.live.fetch_add(u32::from(room), Ordering::AcqRel);
+        room
+    }
+
+    /// Puts a ticket back that was taken and could not be served; its client still counts as waiting.
+    #[must_use]
+    pub fn put_back(&self, ticket: Ticket) -> bool {
+        self.tickets.push(ticket).is_ok()
+    }
+
     /// A session stopped waiting: it was granted a backend, or it left. Its owner calls this, once per joined session.
     pub fn leave(&self) {
         let before = self.live.fetch_sub(1, Ordering::AcqRel);
@@ -98,6 +115,7 @@ mod tests {
                 slot: Slot(slot),
                 generation: 0,
             },
+            hash: 0,
         }
     }
 

@@ -1,0 +1,383 @@
+//! Listeners: arming and disarming accept, letting clients in, handing some to a less loaded worker, and pausing when
+//! something has run out.
+
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+
+use crate::handoff::{Pool, Reservation, Snapshot, Transfer};
+use crate::ids::{ListenerId, Refusal, SocketId};
+use crate::session::{Event, Rules, TcpSession};
+use crate::uring::{AcceptEnd, Incoming, Kernel};
+
+use super::engine::Worker;
+use super::tenant::{TRIED_MAX, Tenant};
+use super::world::LocalSocket;
+
+/// A worker gives an accepted socket away when it has more sessions than this many per cent of the mean, plus
+/// [`TRANSFER_SLACK`]: only a clear imbalance is worth a hand-over.
+const TRANSFER_PERCENT: u64 = 125;
+const TRANSFER_SLACK: u64 = 16;
+
+impl<K: Kernel> Worker<K> {
+    pub(super) fn on_accepted(&mut self, socket: SocketId, incoming: Incoming) {
+        let retiring = || self.retiring.iter().find(|local| local.socket.id == socket);
+        let Some(local) = self.world.socket(socket).or_else(retiring) else {
+            self.kernel.refuse(incoming);
+            return;
+        };
+        let (listener, port) = (
+            local.listener,
+            local
+                .socket
+                .address
+                .inet()
+                .map_or(0, |address| address.port()),
+        );
+        if let Some(other) = self.less_loaded_worker() {
+            self.give_away(
+                other,
+                Transfer {
+                    socket: incoming.into(),
+                    listener,
+                    port,
+                },
+            );
+        } else if !self.parked.is_empty() || !self.has_room() {
+            self.park(socket, incoming);
+        } else {
+            self.let_in(listener, port, incoming);
+        }
+    }
+
+    pub(super) fn on_accept_ended(&mut self, socket: SocketId, why: AcceptEnd) {
+        if let Some(index) = self
+            .retiring
+            .iter()
+            .position(|local| local.socket.id == socket)
+        {
+            let local = self.retiring.swap_remove(index);
+            self.serve_queue_and_close(&local);
+            return;
+        }
+        let Some(local) = self.world.socket_mut(socket) else {
+            return;
+        };
+        local.armed = false;
+        match why {
+            AcceptEnd::Retry | AcceptEnd::Stopped if !self.accept_paused => self.arm(socket),
+            AcceptEnd::Retry | AcceptEnd::Stopped => {}
+            AcceptEnd::Pressure => self.pause_accepting(),
+        }
+    }
+
+    fn arm(&mut self, socket: SocketId) {
+        if let Some(local) = self.world.socket_mut(socket)
+            && !std::mem::replace(&mut local.armed, true)
+        {
+            self.kernel.accept(socket);
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        !self.slots.is_full() && !self.process.looks_full()
+    }
+
+    fn park(&mut self, socket: SocketId, incoming: Incoming) {
+        self.parked.push_back((socket, incoming));
+        self.pause_accepting();
+    }
+
+    /// Stops accepting on all sockets until something was given back. What is queued in the kernel waits there.
+    fn pause_accepting(&mut self) {
+        if self.accept_paused {
+            return;
+        }
+        self.accept_paused = true;
+        self.hatch.counters.accept_pauses.add(1);
+        for index in 0..self.world.sockets.len() {
+            if self.world.sockets[index].armed {
+                let id = self.world.sockets[index].socket.id;
+                self.kernel.stop_accept(id);
+            }
+        }
+    }
+
+    /// After a pause: lets in who was parked, then accepts again.
+    pub(super) fn retry_accepting(&mut self) {
+        if !self.accept_paused {
+            return;
+        }
+        while self.has_room()
+            && let Some((socket, incoming)) = self.parked.pop_front()
+        {
+            match self.world.socket(socket) {
+                Some(local) => {
+                    let port = local
+                        .socket
+                        .address
+                        .inet()
+                        .map_or(0, |address| address.port());
+                    let listener = local.listener;
+                    self.let_in(listener, port, incoming);
+                }
+                None => self.kernel.refuse(incoming),
+            }
+        }
+        let stopped = self.world.sockets.iter().all(|local| !local.armed);
+        if self.parked.is_empty() && self.has_room() && stopped {
+            self.accept_paused = false;
+            for index in 0..self.world.sockets.len() {
+                let id = self.world.sockets[index].socket.id;
+                self.arm(id);
+            }
+        }
+    }
+
+    /// Admission: the limits in order, then a slot, then the session's first event.
+    fn let_in(&mut self, listener: ListenerId, port: u16, incoming: Incoming) {
+        let Some(local) = self.world.listener(listener) else {
+            self.kernel.refuse(incoming);
+            return;
+        };
+        let (pool, wants_address) = (local.pool, local.wants_address);
+        let listener_reservation = local.shared.capacity.reserve();
+        if listener_reservation == Reservation::Full {
+            self.refuse(listener, Refusal::ListenerLimit, incoming);
+            return;
+        }
+        let process_reservation = self.process.reserve();
+        let key = self.slots.next_key();
+        let (Some(key), false) = (key, process_reservation == Reservation::Full) else {
+            self.release_admission(listener, listener_reservation, process_reservation);
+            self.refuse(listener, Refusal::Resources, incoming);
+            return;
+        };
+        let client = if wants_address {
+            self.kernel.peer_address(&incoming)
+        } else {
+            None
+        };
+        self.kernel.attach(key, incoming);
+        let mut tenant = self.new_tenant(listener, pool, port, client);
+        tenant.listener_reserved = listener_reservation == Reservation::Held;
+        tenant.process_reserved = process_reservation == Reservation::Held;
+        if self.slots.insert(tenant).is_ok() {
+            if let Some(counters) = self.world.listener_counters(listener) {
+                counters.sessions_active.add(1);
+                counters.sessions_total.add(1);
+            }
+            self.deliver(key, Event::Opened);
+        }
+    }
+
+    fn new_tenant(
+        &mut self,
+        listener: ListenerId,
+        pool: crate::ids::PoolId,
+        port: u16,
+        client: Option<SocketAddr>,
+    ) -> Tenant {
+        self.sessions_begun += 1;
+        let id = u64::from(self.world.worker.0) << 48 | self.sessions_begun;
+        let jitter = self.random();
+        let rules = self
+            .world
+            .pool(pool)
+            .map_or(NO_POOL, |pool| rules_of(pool, jitter));
+        let mut tenant = Tenant::new(
+            TcpSession::new(rules, self.now),
+            id,
+            listener,
+            pool,
+            self.now,
+        );
+        tenant.port = port;
+        tenant.client = client;
+        tenant.hash = self.hash_of(pool, client);
+        tenant
+    }
+
+    fn release_admission(
+        &self,
+        listener: ListenerId,
+        of_listener: Reservation,
+        of_process: Reservation,
+    ) {
+        if of_listener == Reservation::Held
+            && let Some(local) = self.world.listener(listener)
+        {
+            local.shared.capacity.release();
+        }
+        if of_process == Reservation::Held {
+            self.process.release();
+        }
+    }
+
+    fn refuse(&mut self, listener: ListenerId, why: Refusal, incoming: Incoming) {
+        if let Some(counters) = self.world.listener_counters(listener) {
+            counters.refused[why.index()].add(1);
+        }
+        self.kernel.refuse(incoming);
+    }
+
+    /// The least loaded worker, if this one is clearly above the mean.
+    fn less_loaded_worker(&self) -> Option<usize> {
+        let workers = &self.hatches.workers;
+        if workers.len() < 2 {
+            return None;
+        }
+        let own = self.slots.len() as u64;
+        let load = |index: usize| {
+            if index == self.world.worker.index() {
+                own
+            } else {
+                workers[index].counters.sessions.read()
+            }
+        };
+        let total: u64 = (0..workers.len()).map(load).sum();
+        let bound = total * TRANSFER_PERCENT / 100 / workers.len() as u64 + TRANSFER_SLACK;
+        if own <= bound {
+            return None;
+        }
+        (0..workers.len())
+            .filter(|&index| index != self.world.worker.index())
+            .min_by_key(|&index| load(index))
+    }
+
+    fn give_away(&mut self, other: usize, transfer: Transfer) {
+        let hatch = &self.hatches.workers[other];
+        match hatch.transfers.push(transfer) {
+            Ok(()) => {
+                hatch.doorbell.ring();
+                self.hatch.counters.transfers_given.add(1);
+            }
+            // Its queue is full, so it is busier than it looks: keep the socket.
+            Err(transfer) => self.let_in(transfer.listener, transfer.port, transfer.socket.into()),
+        }
+    }
+
+    pub(super) fn take_transfers(&mut self) {
+        for _ in 0..self.hatch.transfers.capacity() {
+            let Some(transfer) = self.hatch.transfers.pop() else {
+                return;
+            };
+            self.hatch.counters.transfers_taken.add(1);
+            self.let_in(
+                transfer.listener,
+                transfer.port,
+                Incoming::from(transfer.socket),
+            );
+        }
+    }
+
+    /// Arms what is new and retires what is gone. A kept address keeps its socket, and with it its queue.
+    pub(super) fn reconcile_sockets(&mut self, snapshot: &Snapshot) {
+        let serving = matches!(snapshot.phase, crate::handoff::Phase::Serving);
+        let wanted = |id: SocketId| {
+            let mut sockets = snapshot
+                .listeners
+                .iter()
+                .flat_map(|listener| &listener.sockets);
+            serving && sockets.any(|socket| socket.id == id)
+        };
+        let (kept, gone): (Vec<_>, Vec<_>) = std::mem::take(&mut self.world.sockets)
+            .into_iter()
+            .partition(|local| wanted(local.socket.id));
+        self.world.sockets = kept;
+        for local in gone {
+            self.retire(local);
+        }
+        for listener in snapshot.listeners.iter().filter(|_| serving) {
+            for socket in &listener.sockets {
+                if let Some(known) = self.world.socket_mut(socket.id) {
+                    known.listener = listener.id();
+                    continue;
+                }
+                let index = self
+                    .world
+                    .worker
+                    .index()
+                    .min(socket.descriptors.len().saturating_sub(1));
+                let Some(descriptor) = socket.descriptors.get(index) else {
+                    continue;
+                };
+                if self.open(socket.id, descriptor) {
+                    let socket = std::sync::Arc::clone(socket);
+                    let id = socket.id;
+                    self.world.sockets.push(LocalSocket {
+                        listener: listener.id(),
+                        socket,
+                        armed: false,
+                    });
+                    if !self.accept_paused {
+                        self.arm(id);
+                    }
+                }
+            }
+        }
+    }
+
+    fn open(&mut self, id: SocketId, descriptor: &OwnedFd) -> bool {
+        let opened = self.kernel.open_listener(id, descriptor.as_fd());
+        if opened.is_err() {
+            self.hatch.counters.accept_pauses.add(1);
+        }
+        opened.is_ok()
+    }
+
+    /// A listener is never shut down: cancel the accept, serve who is in its queue, close.
+    fn retire(&mut self, local: LocalSocket) {
+        if local.armed {
+            self.kernel.stop_accept(local.socket.id);
+            self.retiring.push(local);
+        } else {
+            self.serve_queue_and_close(&local);
+        }
+    }
+
+    fn serve_queue_and_close(&mut self, local: &LocalSocket) {
+        let port = local
+            .socket
+            .address
+            .inet()
+            .map_or(0, |address| address.port());
+        while self.has_room()
+            && let Some(incoming) = self.kernel.accept_now(local.socket.id)
+        {
+            self.let_in(local.listener, port, incoming);
+        }
+        self.kernel.close_listener(local.socket.id);
+    }
+}
+
+/// For a session whose pool a reload has just taken away: it ends at once.
+const NO_POOL: Rules = Rules {
+    connect_timeout_ns: 0,
+    connect_attempts: 1,
+    connect_budget_ns: 0,
+    wait_timeout_ns: 0,
+    leave_on_fin: false,
+    idle_ns: 0,
+    half_close_ns: 0,
+    lifetime_ns: 0,
+};
+
+fn rules_of(pool: &Pool, random: u64) -> Rules {
+    // ± 10 %, so that sessions that began together do not end together.
+    let lifetime_ns =
+        pool.times.lifetime_ns / 10 * 9 + pool.times.lifetime_ns / 5 / 1024 * (random & 1023);
+    Rules {
+        connect_timeout_ns: pool.connect_timeout_ns,
+        connect_attempts: pool.connect_attempts.clamp(1, TRIED_MAX as u8),
+        connect_budget_ns: pool.connect_budget_ns,
+        wait_timeout_ns: if pool.waiters.size() == 0 {
+            0
+        } else {
+            pool.wait.timeout_ns
+        },
+        leave_on_fin: pool.wait.leave_on_fin,
+        idle_ns: pool.times.idle_ns,
+        half_close_ns: pool.times.half_close_ns,
+        lifetime_ns,
+    }
+}

@@ -1,0 +1,384 @@
+//! Giving sessions a backend: the choice over the published world and the live counters, the reservation that makes
+//! limits exact, and the queue of those who wait.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::balance::{Algorithm, Candidates, Draw, hash_client};
+use crate::handoff::{Grant, Pool, Reservation, Snapshot, Target, Ticket};
+use crate::ids::{BackendId, PoolId, SessionKey, Side};
+use crate::session::{Event, Phase};
+use crate::uring::Kernel;
+
+use super::engine::Worker;
+
+/// A pool's backends at the moment of a choice.
+struct Field<'a> {
+    pool: &'a Pool,
+    /// Passed over: tried before, or found full by a reservation that lost a race.
+    excluded: &'a [BackendId],
+}
+
+impl Candidates for Field<'_> {
+    fn is_open(&self, i: usize) -> bool {
+        let backend = &self.pool.backends[i];
+        let shared = &backend.shared;
+        shared.verdict.is_eligible()
+            && !shared.capacity.looks_full()
+            && backend.target != Target::Unresolved
+            && !self.excluded.contains(&shared.id)
+    }
+
+    fn sessions(&self, i: usize) -> u32 {
+        self.pool.backends[i].shared.sessions()
+    }
+}
+
+/// A backend with a place on it.
+struct Reserved {
+    backend: BackendId,
+    held: bool,
+}
+
+impl<K: Kernel> Worker<K> {
+    pub(super) fn choose(&mut self, key: SessionKey) {
+        let Some(tenant) = self.slots.get_mut(key) else {
+            return;
+        };
+        let (pool, hash, first) = (tenant.pool, tenant.hash, tenant.tried().is_empty());
+        let tried: [BackendId; super::tenant::TRIED_MAX] =
+            std::array::from_fn(|i| *tenant.tried().get(i).unwrap_or(&BackendId(0)));
+        let tried_count = tenant.tried().len();
+        let random = self.random();
+        let Some(pool) = self.world.pool(pool).cloned() else {
+            self.answer(key, Event::NoneOpen);
+            return;
+        };
+        // Newcomers queue behind those who wait.
+        let queue_first = first && pool.waiters.live() > 0;
+        let found = if queue_first {
+            None
+        } else {
+            reserve(&pool, &tried[..tried_count], hash, random)
+        };
+        let (found, repeated) = match found {
+            None if tried_count > 0 => (reserve(&pool, &[], hash, random), true),
+            found => (found, false),
+        };
+        match found {
+            Some(reserved) => {
+                self.take_backend(key, reserved.backend, reserved.held);
+                self.answer(key, Event::Chosen { repeated });
+            }
+            None => self.answer(key, Event::NoneOpen),
+        }
+    }
+
+    /// The session now counts on this backend.
+    fn take_backend(&mut self, key: SessionKey, backend: BackendId, held: bool) {
+        if let Some(counters) = self.world.backend_counters(backend) {
+            counters.active.fetch_add(1, Ordering::Relaxed);
+            counters.sessions_total.add(1);
+        }
+        if let Some(tenant) = self.slots.get_mut(key) {
+            tenant.backend = Some(backend);
+            tenant.backend_reserved = held;
+            tenant.remember_tried(backend);
+        }
+    }
+
+    /// The session leaves its backend: a place is free, and whoever waits longest gets it.
+    pub(super) fn give_up_backend(&mut self, key: SessionKey) {
+        let Some(tenant) = self.slots.get_mut(key) else {
+            return;
+        };
+        let (pool, held) = (tenant.pool, std::mem::take(&mut tenant.backend_reserved));
+        // A session that ends keeps the backend's name for its record.
+        let Some(backend) = tenant.backend else {
+            return;
+        };
+        if tenant.session.phase() != Phase::Done {
+            tenant.backend = None;
+        }
+        if let Some(backend) = self.world.backend(backend) {
+            backend
+                .shared
+                .of(self.world.worker)
+                .active
+                .fetch_sub(1, Ordering::Relaxed);
+            if held {
+                backend.shared.capacity.release();
+            }
+        }
+        if held {
+            self.serve_waiters(pool);
+        }
+    }
+
+    pub(super) fn join_waiters(&mut self, key: SessionKey) {
+        let now = self.now;
+        let worker = self.world.worker;
+        let Some(tenant) = self.slots.get_mut(key) else {
+            return;
+        };
+        tenant.wait_began = now;
+        let (pool, hash) = (tenant.pool, tenant.hash);
+        let queued = self.world.pool(pool).is_some_and(|pool| {
+            pool.waiters.join(Ticket {
+                worker,
+                session: key,
+                hash,
+            })
+        });
+        self.answer(key, Event::Queued(queued));
+        if queued {
+            // Between the choice and the joining a place may have become free, with nobody left to tell of it.
+            self.hatch.doorbell.ring();
+        }
+    }
+
+    pub(super) fn leave_waiters(&mut self, key: SessionKey) {
+        let now = self.now;
+        let Some(tenant) = self.slots.get_mut(key) else {
+            return;
+        };
+        tenant.wait_ns += now.since(tenant.wait_began);
+        let (pool, waited) = (tenant.pool, tenant.wait_ns);
+        if let Some(pool) = self.world.pool(pool) {
+            pool.waiters.leave();
+            pool.shared.of(self.world.worker).wait.record(waited);
+        }
+    }
+
+    pub(super) fn serve_all_waiters(&mut self) {
+        for index in 0..self.world.pools().count() {
+            let id = self.world.pools().nth(index).map(|pool| pool.shared.id);
+            if let Some(id) = id {
+                self.serve_waiters(id);
+            }
+        }
+    }
+
+    /// Gives free places to those who wait, oldest first, here or on another worker.
+    pub(super) fn serve_waiters(&mut self, id: PoolId) {
+        let Some(pool) = self.world.pool(id).cloned() else {
+            return;
+        };
+        while pool.waiters.live() > 0 && any_open(&pool) {
+            let Some(ticket) = pool.waiters.oldest() else {
+                return;
+            };
+            if ticket.worker == self.world.worker && !self.is_waiting(ticket.session) {
+                continue;
+            }
+            let random = self.random();
+            let Some(reserved) = reserve(&pool, &[], ticket.hash, random) else {
+                // Another worker was faster. Rejoining at the end is unfair once, and only to this one.
+                let _ = pool.waiters.put_back(ticket);
+                return;
+            };
+            let grant = Grant {
+                session: ticket.session,
+                pool: id,
+                backend: reserved.backend,
+                reserved: reserved.held,
+            };
+            if ticket.worker == self.world.worker {
+                self.accept_grant(grant);
+            } else {
+                self.post_grant(&pool, ticket, grant);
+            }
+        }
+    }
+
+    fn post_grant(&self, pool: &Pool, ticket: Ticket, grant: Grant) {
+        let Some(owner) = self.hatches.workers.get(ticket.worker.index()) else {
+            return;
+        };
+        if owner.grants.push(grant).is_err() {
+            self.release_grant(grant);
+            let _ = pool.waiters.put_back(ticket);
+        }
+        owner.doorbell.ring();
+    }
+
+    fn release_grant(&self, grant: Grant) {
+        if let Some(backend) = self.world.backend(grant.backend).filter(|_| grant.reserved) {
+            backend.shared.capacity.release();
+        }
+    }
+
+    pub(super) fn take_grants(&mut self) {
+        for _ in 0..self.hatch.grants.capacity() {
+            let Some(grant) = self.hatch.grants.pop() else {
+                return;
+            };
+            if self.is_waiting(grant.session) {
+                self.accept_grant(grant);
+            } else {
+                // It left meanwhile: the place goes to the next.
+                self.release_grant(grant);
+                self.serve_waiters(grant.pool);
+            }
+        }
+    }
+
+    fn accept_grant(&mut self, grant: Grant) {
+        self.leave_waiters(grant.session);
+        self.take_backend(grant.session, grant.backend, grant.reserved);
+        // A grant may come while another session's actions are being carried out; they must not mix.
+        let others = std::mem::take(&mut self.actions);
+        self.deliver(grant.session, Event::Granted);
+        self.actions = others;
+    }
+
+    fn is_waiting(&mut self, key: SessionKey) -> bool {
+        self.slots
+            .get_mut(key)
+            .is_some_and(|tenant| tenant.session.phase() == Phase::Waiting)
+    }
+
+    /// The waiting sessions of pools whose queue a snapshot replaces: they must join the new one.
+    pub(super) fn waiting_in_replaced_queues(&mut self, snapshot: &Snapshot) -> Vec<SessionKey> {
+        let mut found = Vec::new();
+        for slot in 0..self.slots.extent() {
+            let Some((key, tenant)) = self.slots.at(slot) else {
+                continue;
+            };
+            if tenant.session.phase() != Phase::Waiting {
+                continue;
+            }
+            let old = self.world.pool(tenant.pool);
+            let new = snapshot
+                .pools
+                .iter()
+                .find(|pool| pool.shared.id == tenant.pool);
+            if let Some(old) = old
+                && new.is_none_or(|new| !Arc::ptr_eq(&old.waiters, &new.waiters))
+            {
+                old.waiters.leave();
+                found.push((tenant.wait_began, key));
+            }
+        }
+        found.sort_unstable_by_key(|(began, _)| *began);
+        found.into_iter().map(|(_, key)| key).collect()
+    }
+
+    pub(super) fn requeue(&mut self, waiting: Vec<SessionKey>) {
+        let worker = self.world.worker;
+        for key in waiting {
+            let Some(tenant) = self.slots.get_mut(key) else {
+                continue;
+            };
+            let ticket = Ticket {
+                worker,
+                session: key,
+                hash: tenant.hash,
+            };
+            let queued = self
+                .world
+                .pool(tenant.pool)
+                .is_some_and(|pool| pool.waiters.join_anyway(ticket));
+            if !queued {
+                self.deliver(key, Event::Kill(crate::ids::End::NoBackend));
+            }
+        }
+    }
+
+    /// Counts sessions that began without a limit against one that a reload has set.
+    pub(super) fn adopt_new_limits(&mut self) {
+        let limited_now: Vec<BackendId> = self
+            .world
+            .backends_mut()
+            .filter_map(|backend| {
+                let is_limited = backend.shared.capacity.limit() != 0;
+                let newly = is_limited && !backend.limited;
+                backend.limited = is_limited;
+                newly.then_some(backend.shared.id)
+            })
+            .collect();
+        if limited_now.is_empty() {
+            return;
+        }
+        for slot in 0..self.slots.extent() {
+            let Some(key) = self.slots.at(slot).map(|(key, _)| key) else {
+                continue;
+            };
+            let Some(tenant) = self.slots.get_mut(key) else {
+                continue;
+            };
+            let Some(backend) = tenant.backend.filter(|id| limited_now.contains(id)) else {
+                continue;
+            };
+            if !tenant.backend_reserved
+                && let Some(backend) = self.world.backend(backend)
+            {
+                backend.shared.capacity.reserve_anyway();
+                tenant.backend_reserved = true;
+            }
+        }
+    }
+
+    /// The hash by which pools that ask for it choose: of the client's address, or of the session where there is none.
+    pub(super) fn hash_of(&mut self, pool: PoolId, client: Option<SocketAddr>) -> u64 {
+        let random = self.random();
+        let Some(pool) = self.world.pool(pool) else {
+            return random;
+        };
+        match client {
+            Some(client) if pool.chooser.algorithm() == Algorithm::SourceHash => hash_client(
+                pool.hash_seed,
+                client.ip(),
+                pool.hash_port.then(|| client.port()),
+            ),
+            _ => random,
+        }
+    }
+
+    pub(super) fn close(&mut self, stream: crate::ids::StreamKey, reset: bool) {
+        if stream.side == Side::Client {
+            self.note_tcp_info(stream);
+        }
+        self.kernel.close(stream, reset);
+    }
+}
+
+fn any_open(pool: &Pool) -> bool {
+    let field = Field {
+        pool,
+        excluded: &[],
+    };
+    (0..pool.backends.len()).any(|i| pool.backends[i].weight > 0 && field.is_open(i))
+}
+
+/// Chooses and reserves. A race for the last place is run again with the next best, as often as there are backends.
+fn reserve(pool: &Pool, excluded: &[BackendId], hash: u64, random: u64) -> Option<Reserved> {
+    let field = Field { pool, excluded };
+    for race in 0..=pool.backends.len() as u64 {
+        let turn = pool.shared.turn.fetch_add(1, Ordering::Relaxed);
+        let draw = Draw {
+            turn,
+            random: random.rotate_left(race as u32),
+            hash,
+        };
+        let chosen = pool.chooser.choose(&field, draw)?;
+        let shared = &pool.backends[chosen].shared;
+        match shared.capacity.reserve() {
+            Reservation::Unneeded => {
+                return Some(Reserved {
+                    backend: shared.id,
+                    held: false,
+                });
+            }
+            Reservation::Held => {
+                return Some(Reserved {
+                    backend: shared.id,
+                    held: true,
+                });
+            }
+            Reservation::Full => {}
+        }
+    }
+    None
+}

@@ -1,0 +1,261 @@
+//! The worker and its loop. See the room's map for the order of a turn.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::handoff::{Capacity, Hatch, Hatches, Mail, Phase, Snapshot};
+use crate::ids::{Nanos, SessionKey, Side, Slot, SocketId, StreamKey};
+use crate::session::{Action, Event, Parcels, Slots, Timers};
+use crate::sys::thread_cpu::thread_cpu_ns;
+use crate::uring::{Incoming, Kernel, Outcome, Parcel, Patience};
+
+use super::spin::Spinner;
+use super::tenant::Tenant;
+use super::world::World;
+
+/// How often accepting is tried again while something has run out, and CPU time is accounted.
+const PULSE_NS: u64 = 20_000_000;
+
+/// What a worker is made of besides its kernel.
+#[derive(Debug)]
+pub struct Parts {
+    pub hatch: Arc<Hatch>,
+    pub hatches: Arc<Hatches>,
+    /// The process's limit of sessions, over all workers.
+    pub process: Arc<Capacity>,
+    pub sessions_max: u32,
+    /// Provided buffers in all: the most parcels there can be.
+    pub buffers: u32,
+    pub seed: u64,
+}
+
+#[derive(Debug)]
+pub struct Worker<K> {
+    pub(super) kernel: K,
+    pub(super) hatch: Arc<Hatch>,
+    pub(super) hatches: Arc<Hatches>,
+    pub(super) process: Arc<Capacity>,
+    pub(super) world: World,
+    pub(super) slots: Slots<Tenant>,
+    pub(super) parcels: Parcels<Parcel>,
+    pub(super) timers: Timers,
+    pub(super) now: Nanos,
+    pub(super) actions: Vec<Action<Parcel>>,
+    /// Moves that go on next turn.
+    pub(super) yielded: VecDeque<(SessionKey, Side)>,
+    /// Receives that found no buffer, in the order in which they did.
+    pub(super) starved: VecDeque<StreamKey>,
+    /// Accepted sockets for which there is no room yet.
+    pub(super) parked: VecDeque<(SocketId, Incoming)>,
+    pub(super) accept_paused: bool,
+    /// Sockets that wait for their accept's last answer before their queue is served and they are closed.
+    pub(super) retiring: Vec<super::world::LocalSocket>,
+    /// Something waits for the answer of a send of this turn.
+    pub(super) hurry: bool,
+    pub(super) sessions_begun: u64,
+    random: u64,
+    outcomes: Vec<Outcome>,
+    due: Vec<Slot>,
+    mail_pending: bool,
+    spinner: Spinner,
+    accounted_at: Nanos,
+}
+
+impl<K: Kernel> Worker<K> {
+    #[must_use]
+    pub fn new(kernel: K, parts: Parts, now: Nanos) -> Worker<K> {
+        let sessions = parts.sessions_max as usize;
+        Worker {
+            kernel,
+            world: World::new(parts.hatch.worker),
+            hatch: parts.hatch,
+            hatches: parts.hatches,
+            process: parts.process,
+            slots: Slots::new(parts.sessions_max),
+            parcels: Parcels::new(parts.buffers),
+            timers: Timers::new(parts.sessions_max, now),
+            now,
+            actions: Vec::with_capacity(256),
+            yielded: VecDeque::with_capacity(sessions.min(4096)),
+            starved: VecDeque::with_capacity(sessions.min(4096)),
+            parked: VecDeque::with_capacity(1024),
+            accept_paused: false,
+            retiring: Vec::new(),
+            hurry: false,
+            sessions_begun: 0,
+            random: parts.seed | 1,
+            outcomes: Vec::with_capacity(8192),
+            due: Vec::with_capacity(1024),
+            mail_pending: true,
+            spinner: Spinner::default(),
+            accounted_at: now,
+        }
+    }
+
+    /// Runs until the process drains and the last session has ended.
+    pub fn run(&mut self, time: impl Fn() -> Nanos) {
+        while !self.is_done() {
+            self.turn(&time);
+        }
+        self.account(true);
+        self.hatch.counters.stopped.set(1);
+    }
+
+    /// Whether there is nothing left to do, ever.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        let draining = matches!(self.world.phase, Phase::Draining { .. });
+        draining
+            && self.slots.is_empty()
+            && self.parked.is_empty()
+            && self.retiring.is_empty()
+            && !self.mail_pending
+    }
+
+    /// Sessions in the table.
+    #[must_use]
+    pub fn sessions(&self) -> usize {
+        self.slots.len()
+    }
+
+    #[must_use]
+    pub fn kernel(&mut self) -> &mut K {
+        &mut self.kernel
+    }
+
+    pub fn turn(&mut self, time: &impl Fn() -> Nanos) {
+        let patience = self.patience();
+        self.hurry = false;
+        let mut outcomes = std::mem::take(&mut self.outcomes);
+        let spin_ns = self.spinner.budget_ns(self.world.spin, patience);
+        if spin_ns > 0 {
+            self.spinner
+                .spin(&mut self.kernel, spin_ns, patience, &mut outcomes, time);
+        } else {
+            self.kernel.turn(patience, &mut outcomes);
+        }
+        self.now = time();
+        self.spinner.note_wait(patience, self.now);
+        let mut rung = self.mail_pending;
+        for outcome in outcomes.drain(..) {
+            match outcome {
+                Outcome::Stream(stream, answer) => self.on_answer(stream, answer),
+                Outcome::Accepted(socket, incoming) => self.on_accepted(socket, incoming),
+                Outcome::AcceptEnded(socket, why) => self.on_accept_ended(socket, why),
+                Outcome::Doorbell => rung = true,
+            }
+        }
+        self.outcomes = outcomes;
+        self.fire_timers();
+        self.go_on_with_yielded();
+        self.feed_starved();
+        if rung {
+            self.answer_bell();
+        }
+        self.retry_accepting();
+        self.account(false);
+    }
+
+    /// How long this turn may sleep.
+    fn patience(&self) -> Patience {
+        let fed = !self.starved.is_empty() && self.kernel.buffers_free() > 0;
+        if self.hurry || !self.yielded.is_empty() || fed || self.mail_pending {
+            return Patience::None;
+        }
+        let mut next = self.timers.next();
+        if self.accept_paused {
+            next = next.min(self.now.after(PULSE_NS));
+        }
+        match next {
+            Nanos::NEVER => Patience::Endless,
+            next => Patience::Nanoseconds(next.since(self.now).max(1)),
+        }
+    }
+
+    fn fire_timers(&mut self) {
+        let mut due = std::mem::take(&mut self.due);
+        self.timers.advance(self.now, &mut due);
+        for slot in due.drain(..) {
+            let Some((key, _)) = self.slots.at(slot.0) else {
+                continue;
+            };
+            let Some(tenant) = self.slots.get_mut(key) else {
+                continue;
+            };
+            tenant.timer_at = Nanos::NEVER;
+            if self.now >= tenant.kill_at {
+                tenant.kill_at = Nanos::NEVER;
+                let end = tenant.kill_as;
+                self.deliver(key, Event::Kill(end));
+            } else {
+                self.deliver(key, Event::Tick);
+            }
+        }
+        self.due = due;
+    }
+
+    fn go_on_with_yielded(&mut self) {
+        for _ in 0..self.yielded.len() {
+            if let Some((key, side)) = self.yielded.pop_front() {
+                self.deliver(key, Event::Again(side));
+            }
+        }
+    }
+
+    /// Receives that starved go on in their order, as far as buffers reach.
+    fn feed_starved(&mut self) {
+        for _ in 0..self.starved.len().min(self.kernel.buffers_free()) {
+            if let Some(stream) = self.starved.pop_front() {
+                self.deliver(stream.session, Event::Resume(stream.side));
+            }
+        }
+    }
+
+    fn answer_bell(&mut self) {
+        self.mail_pending = false;
+        match self.hatch.take() {
+            Mail::Nothing => {}
+            Mail::Busy => self.mail_pending = true,
+            Mail::News(snapshot) => self.take_over(&snapshot),
+        }
+        self.take_transfers();
+        self.take_grants();
+        self.carry_out_evictions();
+        self.serve_all_waiters();
+    }
+
+    fn take_over(&mut self, snapshot: &Arc<Snapshot>) {
+        let requeue = self.waiting_in_replaced_queues(snapshot);
+        self.world.take_over(snapshot);
+        self.reconcile_sockets(snapshot);
+        self.adopt_new_limits();
+        self.requeue(requeue);
+        self.plan_shutdown();
+        self.hatch.counters.generation.set(snapshot.generation);
+    }
+
+    /// Keeps the worker's own numbers fresh: cheap ones each turn, dear ones at a pulse.
+    fn account(&mut self, last: bool) {
+        let counters = &self.hatch.counters;
+        counters.turns.add(1);
+        counters.sessions.set(self.slots.len() as u64);
+        if self.kernel.overflowed() {
+            counters.cq_overflow.add(1);
+        }
+        if last || self.now.since(self.accounted_at) >= PULSE_NS {
+            self.accounted_at = self.now;
+            counters.busy_ns.set(thread_cpu_ns());
+            counters.pipes_open.set(self.kernel.pipes_open() as u64);
+            counters.stale_answers.set(self.kernel.stale_answers());
+        }
+    }
+
+    /// Uniform random bits (SplitMix64, Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", 2014).
+    pub(super) fn random(&mut self) -> u64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut bits = self.random;
+        bits = (bits ^ bits >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        bits = (bits ^ bits >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        bits ^ bits >> 31
+    }
+}

@@ -1,0 +1,22 @@
+//! The engine room: one worker per core. It carries between the boiler room (`uring`) and the study (`session`): answers
+//! become events, actions become operations. It decides nothing about a session, and touches no file, name or text.
+//!
+//! One turn of the loop, the only loop of the data plane ([`engine`]):
+//! 1. submit, wait for an answer or the next timer, copy the answers out (one system call as a rule);
+//! 2. read the clock once; everything later is handed `now`;
+//! 3. per answer: to its session ([`street`]) or its listener ([`accepting`]);
+//! 4. due timers, moves that yielded, receives that found no buffer;
+//! 5. if the bell rang: the mailbox ([`world`]), grants ([`choosing`]), evictions ([`ending`]), transferred sockets.
+
+mod accepting;
+mod choosing;
+mod ending;
+mod engine;
+mod spin;
+mod start;
+mod street;
+mod tenant;
+mod world;
+
+pub use engine::{Parts, Worker};
+pub use start::{Setup, start};

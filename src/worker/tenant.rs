@@ -1,0 +1,119 @@
+//! One session as the worker keeps it: the state machine, whose it is, and its account.
+
+use std::net::SocketAddr;
+
+use crate::handoff::SessionRecord;
+use crate::ids::{BackendId, End, ListenerId, Nanos, PoolId, Side};
+use crate::session::TcpSession;
+
+/// Attempts that are remembered, so that each goes to another backend; also the most attempts a session can have.
+pub(super) const TRIED_MAX: usize = 8;
+
+#[derive(Debug)]
+pub(super) struct Tenant {
+    pub(super) session: TcpSession,
+    pub(super) id: u64,
+    pub(super) listener: ListenerId,
+    pub(super) pool: PoolId,
+    pub(super) backend: Option<BackendId>,
+    /// A unit of the backend's capacity is held.
+    pub(super) backend_reserved: bool,
+    pub(super) listener_reserved: bool,
+    pub(super) process_reserved: bool,
+    tried: [BackendId; TRIED_MAX],
+    tried_count: u8,
+    /// The port the client came to.
+    pub(super) port: u16,
+    pub(super) client: Option<SocketAddr>,
+    /// The client's hash, for pools that choose by it.
+    pub(super) hash: u64,
+    pub(super) opened: Nanos,
+    pub(super) wait_began: Nanos,
+    pub(super) wait_ns: u64,
+    pub(super) connect_began: Nanos,
+    pub(super) connect_ns: u64,
+    /// Delivered bytes, by source side.
+    pub(super) bytes: [u64; 2],
+    /// What the timer wheel is set to.
+    pub(super) timer_at: Nanos,
+    /// When, and as what, the session is to be closed by order.
+    pub(super) kill_at: Nanos,
+    pub(super) kill_as: End,
+    /// From TCP_INFO when the client's socket was closed.
+    pub(super) rtt_us: u32,
+    pub(super) retrans: u32,
+}
+
+impl Tenant {
+    pub(super) fn new(
+        session: TcpSession,
+        id: u64,
+        listener: ListenerId,
+        pool: PoolId,
+        opened: Nanos,
+    ) -> Tenant {
+        Tenant {
+            session,
+            id,
+            listener,
+            pool,
+            backend: None,
+            backend_reserved: false,
+            listener_reserved: false,
+            process_reserved: false,
+            tried: [BackendId(0); TRIED_MAX],
+            tried_count: 0,
+            port: 0,
+            client: None,
+            hash: 0,
+            opened,
+            wait_began: Nanos::ZERO,
+            wait_ns: 0,
+            connect_began: Nanos::ZERO,
+            connect_ns: 0,
+            bytes: [0; 2],
+            timer_at: Nanos::NEVER,
+            kill_at: Nanos::NEVER,
+            kill_as: End::Internal,
+            rtt_us: 0,
+            retrans: 0,
+        }
+    }
+
+    pub(super) fn tried(&self) -> &[BackendId] {
+        &self.tried[..usize::from(self.tried_count)]
+    }
+
+    pub(super) fn remember_tried(&mut self, backend: BackendId) {
+        let known = self.tried().contains(&backend);
+        if !known && usize::from(self.tried_count) < TRIED_MAX {
+            self.tried[usize::from(self.tried_count)] = backend;
+            self.tried_count += 1;
+        }
+    }
+
+    /// When the wheel must look at this session.
+    pub(super) fn due(&self) -> Nanos {
+        self.session.wake_at().min(self.kill_at)
+    }
+
+    pub(super) fn record(&self, end: End, now: Nanos) -> SessionRecord {
+        SessionRecord {
+            id: self.id,
+            listener: self.listener,
+            pool: self.pool,
+            backend: self.backend,
+            client: self.client,
+            opened: self.opened,
+            ended: now,
+            attempts: self.session.attempts(),
+            wait_ns: self.wait_ns,
+            connect_ns: self.connect_ns,
+            bytes_in: self.bytes[Side::Client.index()],
+            bytes_out: self.bytes[Side::Backend.index()],
+            end,
+            rtt_us: self.rtt_us,
+            retrans: self.retrans,
+        }
+    }
+}
