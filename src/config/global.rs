@@ -10,7 +10,7 @@ use super::place::http_bind;
 use super::plan::{AccessLog, AdminPlan, GlobalPlan, LogFormat, Spin};
 use super::section::{Section, Value};
 
-/// More would not fit the tags that name a session in the ring.
+/// Each takes two descriptors; the kernel's own limit for a process (fs.nr_open) is 1048576 of them unless it was raised.
 const SESSIONS_MAX: i128 = 1_048_576;
 
 const ACCESS_LOGS: &str = "off | stdout | stderr | a file's path with a / in it";

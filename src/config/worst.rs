@@ -1,7 +1,8 @@
 //! The worst-case times that follow from a plan: how long a dead backend stays unnoticed, how long a client may wait.
 //!
-//! Pure sums; `ringway check` prints them. They hold for the prober's rules: a check begins an interval (± 10 %) after
-//! the one before it has ended, the fast interval while rising or falling, and a refused connection counts as two.
+//! Pure sums; `ringway check` prints them. They hold for the prober's rules: intervals (± 10 %) are from start to start, a
+//! check that takes longer delays the next one; the fast interval while rising or falling; a refused connection counts
+//! as two failures.
 
 use std::time::Duration;
 
@@ -10,25 +11,31 @@ use super::plan::{HealthPlan, Plan, PoolPlan, TcpCheck};
 /// From a backend's falling silent (no answer, no refusal) until it is down.
 #[must_use]
 pub fn silent_found_within(check: &TcpCheck) -> Duration {
-    late(check.interval)
-        + check.timeout
-        + (late(check.fast_interval) + check.timeout) * (check.fall - 1)
+    // Dead right after a check began: that one may still go well.
+    last_start(check, check.fall) + check.timeout
 }
 
 /// From a backend's refusing connections until it is down.
 #[must_use]
 pub fn refusing_found_within(check: &TcpCheck) -> Duration {
-    late(check.interval) + late(check.fast_interval) * (check.fall.div_ceil(2) - 1)
+    let checks = check.fall.div_ceil(2);
+    gap(check.interval, check.timeout) + late(check.fast_interval) * (checks - 1)
 }
 
 /// From a backend's answering again, each time only just in time, until it is up.
 #[must_use]
 pub fn revival_found_within(check: &TcpCheck) -> Duration {
-    // A check that began just before the revival may still be waiting for its timeout.
-    check.timeout
-        + late(check.interval)
-        + check.timeout
-        + (late(check.fast_interval) + check.timeout) * (check.rise - 1)
+    last_start(check, check.rise) + check.timeout
+}
+
+/// When the last of so many checks in a row begins, none of which began before the change.
+fn last_start(check: &TcpCheck, checks: u32) -> Duration {
+    gap(check.interval, check.timeout) + gap(check.fast_interval, check.timeout) * (checks - 1)
+}
+
+/// The most time from one check's start to the next one's.
+fn gap(interval: Duration, timeout: Duration) -> Duration {
+    late(interval).max(timeout)
 }
 
 /// The most time that a session spends on attempts to connect, waiting for a backend not counted.
@@ -129,11 +136,11 @@ mod tests {
     #[test]
     fn times_of_the_default_check() {
         let check = check("");
-        // 2.2 + 1, then twice 0.55 + 1.
-        assert_eq!(silent_found_within(&check), Duration::from_millis(6300));
+        // 2.2, twice the timeout (it outlasts the fast interval), and the last check's own.
+        assert_eq!(silent_found_within(&check), Duration::from_millis(5200));
         // 2.2, then 0.55: two refusals count as four failures.
         assert_eq!(refusing_found_within(&check), Duration::from_millis(2750));
-        assert_eq!(revival_found_within(&check), Duration::from_millis(5750));
+        assert_eq!(revival_found_within(&check), Duration::from_millis(4200));
     }
 
     #[test]
@@ -141,7 +148,7 @@ mod tests {
         let check = check("fall = 1\nrise = 1\ninterval = \"1s\"\ntimeout = \"200ms\"");
         assert_eq!(silent_found_within(&check), Duration::from_millis(1300));
         assert_eq!(refusing_found_within(&check), Duration::from_millis(1100));
-        assert_eq!(revival_found_within(&check), Duration::from_millis(1500));
+        assert_eq!(revival_found_within(&check), Duration::from_millis(1300));
     }
 
     #[test]
@@ -149,8 +156,8 @@ mod tests {
         assert_eq!(
             sentences(&plan("")),
             [
-                "pool p: a dead backend is found within 6.3 s (2.75 s if it refuses connections); one that is back, \
-                 within 5.75 s",
+                "pool p: a dead backend is found within 5.2 s (2.75 s if it refuses connections); one that is back, \
+                 within 4.2 s",
                 "pool p: a client waits at most 14 s: 5 s until a backend is eligible, 9 s for up to 3 attempts to \
                  connect",
                 "after SIGTERM the process ends within 300 s",
