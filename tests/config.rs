@@ -367,3 +367,30 @@ fn variables_are_replaced_inside_strings_only() {
         "{outside}"
     );
 }
+
+/// 80 characters of it are shown, wherever their bytes end.
+#[test]
+fn a_long_value_is_cut_in_its_message() {
+    let line = format!("algorithm = \"x{}\"", "ü".repeat(200));
+    let beginning = format!(
+        "c.toml:12: pool.algorithm: found \"x{}\"…; allowed: round-robin",
+        "ü".repeat(79)
+    );
+    let said = said(&with(Part::Pool, &line));
+    assert!(said.starts_with(&beginning), "{said}");
+}
+
+/// Nesting as deep as a file can have it ends in a sentence, not in an exhausted stack.
+#[test]
+fn deep_nesting_is_refused() {
+    let deep = 200_000;
+    for text in [
+        format!("x = {}", "[".repeat(deep)),
+        format!("x = {}", "{a=".repeat(deep)),
+        format!("x{} = 1", ".x".repeat(deep)),
+        format!("[x{}]", ".x".repeat(deep)),
+        format!("{}\n", "[x.x]\n".repeat(3)),
+    ] {
+        assert!(!said(&text).is_empty());
+    }
+}
