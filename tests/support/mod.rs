@@ -1,0 +1,30 @@
+//! What the system tests share: the binary under test, real servers, backends and clients made of threads, and eyes on
+//! a process through /proc. Every wait has a deadline, every address is a loopback one of this process alone, and
+//! every process is ended by its pid. Nothing here may call into the library: the binary is what is tested.
+#![allow(dead_code, clippy::unwrap_used)]
+
+pub mod backends;
+pub mod http;
+pub mod metrics;
+pub mod net;
+pub mod pattern;
+pub mod process;
+pub mod ringway;
+pub mod servers;
+pub mod wait;
+
+use std::sync::{Mutex, MutexGuard};
+
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// Held by tests that measure or that load the machine, so that they do not disturb each other.
+pub fn alone() -> MutexGuard<'static, ()> {
+    ALONE
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// Whether the long variants are wanted (`make soak`).
+pub fn soak() -> bool {
+    std::env::var_os("RINGWAY_SOAK").is_some()
+}
