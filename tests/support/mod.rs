@@ -7,6 +7,7 @@ pub mod backends;
 pub mod http;
 pub mod metrics;
 pub mod net;
+pub mod pairs;
 pub mod pattern;
 pub mod process;
 pub mod ringway;
