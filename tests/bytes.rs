@@ -44,6 +44,7 @@ fn backend_agrees(reports: &Receiver<Result<u64, String>>) {
     report.expect("what the backend saw");
 }
 
+#[allow(clippy::needless_pass_by_value)] // It is given to map_err.
 fn text(error: io::Error) -> String {
     error.to_string()
 }

@@ -244,7 +244,7 @@ impl Ringway {
     fn reloads(&self) -> (f64, f64) {
         let metrics = self.metrics();
         let all = metrics.sum("ringway_reloads_total", &[]);
-        let taken = metrics.sum("ringway_reloads_total", &[("result", "ok")]);
+        let taken = metrics.sum("ringway_reloads_total", &[("result", "taken")]);
         (taken, all - taken)
     }
 
