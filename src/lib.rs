@@ -4,11 +4,15 @@
 #[forbid(unsafe_code)]
 pub mod balance;
 #[forbid(unsafe_code)]
+pub mod cli;
+#[forbid(unsafe_code)]
 pub mod config;
 #[forbid(unsafe_code)]
 pub mod handoff;
 #[forbid(unsafe_code)]
 pub mod ids;
+#[forbid(unsafe_code)]
+pub mod office;
 #[forbid(unsafe_code)]
 pub mod prober;
 #[forbid(unsafe_code)]

@@ -1,0 +1,10 @@
+//! `ringway version`: what this is, and what it runs on.
+
+use super::Ending;
+
+pub(super) fn version() -> Result<(), Ending> {
+    println!("ringway {}", env!("CARGO_PKG_VERSION"));
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    println!("kernel {}", kernel.trim());
+    Ok(())
+}

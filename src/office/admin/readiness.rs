@@ -1,0 +1,59 @@
+//! Whether every listener could give a new client a backend now, and which could not.
+
+use serde_json::{Value, json};
+
+use crate::handoff::{Backend, Target};
+use crate::office::board::Board;
+
+/// What `/readyz` says.
+#[derive(Debug)]
+pub struct Readiness {
+    leaving: bool,
+    /// Listener and pool of those without an eligible backend.
+    without: Vec<(String, String)>,
+}
+
+/// Whether a new session may go to this backend now.
+#[must_use]
+pub fn is_eligible(backend: &Backend) -> bool {
+    backend.weight > 0
+        && backend.target != Target::Unresolved
+        && backend.shared.verdict.is_eligible()
+        && !backend.shared.capacity.looks_full()
+}
+
+#[must_use]
+pub fn of(board: &Board) -> Readiness {
+    let view = board.view();
+    let listeners = view.snapshot.listeners.iter();
+    let without = listeners.filter_map(|listener| {
+        let pools = &view.snapshot.pools;
+        let pool = pools.iter().find(|pool| pool.shared.id == listener.pool)?;
+        let served = pool.backends.iter().any(is_eligible);
+        (!served).then(|| (listener.shared.name.clone(), pool.shared.name.clone()))
+    });
+    Readiness {
+        leaving: board.is_leaving(),
+        without: without.collect(),
+    }
+}
+
+impl Readiness {
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        !self.leaving && self.without.is_empty()
+    }
+
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        let without = self.without.iter();
+        let without: Vec<Value> = without
+            .map(|(listener, pool)| json!({ "listener": listener, "pool": pool }))
+            .collect();
+        json!({
+            "ready": self.is_ready(),
+            "leaving": self.leaving,
+            "listeners_without_backend": without,
+        })
+    }
+}

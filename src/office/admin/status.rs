@@ -1,0 +1,183 @@
+//! `/v1/status`: the running process as one JSON object. Field names are part of the contract with users; fields may be
+//! added.
+
+use std::sync::atomic::Ordering;
+use std::time::SystemTime;
+
+use serde_json::{Value, json};
+
+use crate::handoff::{Backend, BackendShared, Listener, Phase, Pool, Target};
+use crate::ids::{ConnectFailure, End, Refusal};
+use crate::office::admin::readiness::is_eligible;
+use crate::office::board::{Board, Reloads, View};
+
+#[must_use]
+pub fn of(board: &Board) -> Value {
+    let view = board.view();
+    let snapshot = &view.snapshot;
+    let listeners: Vec<Value> = snapshot
+        .listeners
+        .iter()
+        .map(|l| listener(&view, l))
+        .collect();
+    let pools: Vec<Value> = snapshot.pools.iter().map(|p| pool(&view, p)).collect();
+    let retired = view.retired.iter().filter_map(std::sync::Weak::upgrade);
+    let removed: Vec<Value> = retired
+        .filter(|shared| shared.sessions() > 0)
+        .map(|shared| {
+            let mut value = shared_part(&shared);
+            value["pool"] = json!(shared.pool);
+            value
+        })
+        .collect();
+    let uptime = board.started.elapsed().unwrap_or_default();
+    json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "uptime_seconds": uptime.as_secs_f64(),
+        "started": stamp(board.started),
+        "phase": match (snapshot.phase, board.is_leaving()) {
+            (Phase::Serving, false) => "serving",
+            (Phase::Serving, true) => "leaving",
+            (Phase::Draining { .. }, _) => "draining",
+        },
+        "generation": snapshot.generation,
+        "reload": reload(&view.reloads),
+        "sessions": { "active": board.process.used(), "limit": board.process.limit() },
+        "workers": workers(board),
+        "access_log": {
+            "lines": board.log_lines.load(Ordering::Relaxed),
+            "lost": board.lines_lost(),
+        },
+        "listeners": listeners,
+        "pools": pools,
+        "removed_backends": removed,
+    })
+}
+
+fn stamp(moment: SystemTime) -> String {
+    humantime::format_rfc3339_millis(moment).to_string()
+}
+
+fn reload(reloads: &Reloads) -> Value {
+    let last = reloads.last.as_ref().map(|last| {
+        json!({
+            "at": stamp(last.at),
+            "result": if last.error.is_none() { "taken" } else { "refused" },
+            "error": last.error,
+            "changes": last.changes,
+        })
+    });
+    json!({ "taken": reloads.taken, "refused": reloads.refused, "last": last })
+}
+
+fn workers(board: &Board) -> Vec<Value> {
+    let hatches = board.hatches.workers.iter().zip(&board.busy_ppm);
+    let workers = hatches.map(|(hatch, busy)| {
+        let counters = &hatch.counters;
+        json!({
+            "worker": hatch.worker.0,
+            "generation": counters.generation.read(),
+            "sessions": counters.sessions.read(),
+            "busy_ratio": busy.load(Ordering::Relaxed) as f64 / 1e6,
+            "turns": counters.turns.read(),
+            "pipes_open": counters.pipes_open.read(),
+            "buffers_held": counters.buffers_held.read(),
+            "accept_pauses": counters.accept_pauses.read(),
+            "buffer_pauses": counters.buffer_pauses.read(),
+            "cq_overflow": counters.cq_overflow.read(),
+            "stale_answers": counters.stale_answers.read(),
+        })
+    });
+    workers.collect()
+}
+
+fn listener(view: &View, listener: &Listener) -> Value {
+    let shards = || listener.shared.workers.iter();
+    let addresses: Vec<String> = listener
+        .sockets
+        .iter()
+        .map(|s| s.address.to_string())
+        .collect();
+    let ends = counted(End::ALL, |end: End| {
+        let counts = shards().map(|shard| shard.ends[end.index()].read());
+        (end.word(), counts.sum())
+    });
+    let refused = counted(Refusal::ALL, |reason: Refusal| {
+        let counts = shards().map(|shard| shard.refused[reason.index()].read());
+        (reason.word(), counts.sum())
+    });
+    json!({
+        "name": listener.shared.name,
+        "addresses": addresses,
+        "protocol": "tcp",
+        "pool": view.names.pool(listener.pool),
+        "max_connections": listener.shared.capacity.limit(),
+        "sessions": shards().map(|shard| shard.sessions_active.read()).sum::<u64>(),
+        "sessions_total": shards().map(|shard| shard.sessions_total.read()).sum::<u64>(),
+        "bytes_in": shards().map(|shard| shard.bytes_in.read()).sum::<u64>(),
+        "bytes_out": shards().map(|shard| shard.bytes_out.read()).sum::<u64>(),
+        "ends": ends,
+        "refused": refused,
+    })
+}
+
+/// An object of those counts that are not zero.
+fn counted<T: Copy>(all: &[T], count: impl Fn(T) -> (&'static str, u64)) -> Value {
+    let counts = all.iter().map(|&item| count(item));
+    let counts = counts.filter(|(_, n)| *n > 0);
+    Value::Object(
+        counts
+            .map(|(word, n)| (word.to_owned(), json!(n)))
+            .collect(),
+    )
+}
+
+fn pool(view: &View, pool: &Pool) -> Value {
+    let backends: Vec<Value> = pool.backends.iter().map(|b| backend(view, b)).collect();
+    let retries = pool.shared.workers.iter().map(|shard| shard.retries.read());
+    json!({
+        "name": pool.shared.name,
+        "algorithm": view.algorithm(pool.shared.id),
+        "waiting": pool.waiters.live(),
+        "wait_size": pool.waiters.size(),
+        "retries": retries.sum::<u64>(),
+        "backends": backends,
+    })
+}
+
+fn backend(view: &View, backend: &Backend) -> Value {
+    let mut value = shared_part(&backend.shared);
+    let note = view.notes.get(&backend.shared.id);
+    value["address"] = json!(note.map(|note| &note.address));
+    value["target"] = match &backend.target {
+        Target::Fixed(address) => json!(address.to_string()),
+        Target::ListenerPort { host, offset } => json!(format!("{host} port +{offset}")),
+        Target::Unresolved => Value::Null,
+    };
+    value["unresolved"] = json!(note.and_then(|note| note.unresolved.as_ref()));
+    value["weight"] = json!(backend.weight);
+    value["eligible"] = json!(is_eligible(backend));
+    value
+}
+
+/// What hangs on a backend's identity, in the plan or not.
+fn shared_part(shared: &BackendShared) -> Value {
+    let shards = || shared.workers.iter();
+    let failures = counted(ConnectFailure::ALL, |reason: ConnectFailure| {
+        let counts = shards().map(|shard| shard.connect_failures[reason.index()].read());
+        (reason.word(), counts.sum())
+    });
+    json!({
+        "name": shared.name,
+        "admin": shared.verdict.admin().word(),
+        "health": shared.verdict.health().word(),
+        "sessions": shared.sessions(),
+        "max_connections": shared.capacity.limit(),
+        "sessions_total": shards().map(|shard| shard.sessions_total.read()).sum::<u64>(),
+        "connect_attempts": shards().map(|shard| shard.connect_attempts.read()).sum::<u64>(),
+        "connect_failures": failures,
+        "bytes_in": shards().map(|shard| shard.bytes_in.read()).sum::<u64>(),
+        "bytes_out": shards().map(|shard| shard.bytes_out.read()).sum::<u64>(),
+        "spliced_bytes": shards().map(|shard| shard.spliced_bytes.read()).sum::<u64>(),
+    })
+}

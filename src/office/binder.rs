@@ -1,0 +1,327 @@
+//! Binds listening sockets for a plan and keeps them over reloads: as long as an address stays, so does its socket with
+//! everything in its accept queue, and its [`SocketId`].
+//!
+//! In two steps, so that a plan that cannot be bound changes nothing: [`Binder::prepare`] binds what is new,
+//! [`Binder::commit`] lets go of what is gone. It must not know what a snapshot is; the office's thread calls it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, ErrorKind};
+use std::os::fd::AsFd;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use crate::config::{ListenerPlan, Plan};
+use crate::handoff::ListenSocket;
+use crate::ids::{Address, Nanos, SocketId, millis};
+use crate::sys;
+use crate::sys::listen::ListenOptions;
+
+use super::failure::Failure;
+
+/// Mode of a unix socket's file: whoever may enter its folder may connect, as with a loopback port.
+const UNIX_MODE: u32 = 0o666;
+/// How long an id rests after the socket was closed.
+const REST_NS: u64 = millis(5_000);
+/// How long to wait for workers to let go of an address that a reload gave up a moment ago.
+const RELEASE: Duration = Duration::from_secs(1);
+
+/// What makes a socket the same one as before.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct BindKey {
+    /// As in the plan.
+    address: Address,
+    /// For port 0, which several listeners may ask for: whose it is, and the how manieth.
+    owner: Option<(String, usize)>,
+}
+
+impl BindKey {
+    fn new(listener: &ListenerPlan, place: usize) -> BindKey {
+        let address = listener.binds[place].clone();
+        let any_port = address.inet().is_some_and(|address| address.port() == 0);
+        BindKey {
+            address,
+            owner: any_port.then(|| (listener.name.clone(), place)),
+        }
+    }
+}
+
+/// An id whose socket is gone, or going.
+#[derive(Debug)]
+struct Resting {
+    id: SocketId,
+    socket: Weak<ListenSocket>,
+    address: Address,
+    closed_at: Option<Nanos>,
+}
+
+#[derive(Debug)]
+pub struct Binder {
+    /// Sockets per internet address.
+    workers: usize,
+    held: BTreeMap<BindKey, Arc<ListenSocket>>,
+    free: BTreeSet<u16>,
+    next: u32,
+    resting: Vec<Resting>,
+}
+
+/// The sockets of a plan, bound but not yet taken over.
+#[derive(Debug)]
+pub struct Prepared {
+    /// Per listener of the plan, in its order.
+    pub sockets: Vec<Vec<Arc<ListenSocket>>>,
+    keys: BTreeMap<BindKey, (Arc<ListenSocket>, ListenOptions)>,
+}
+
+impl Binder {
+    #[must_use]
+    pub fn new(workers: u16) -> Binder {
+        Binder {
+            workers: usize::from(workers),
+            held: BTreeMap::new(),
+            free: BTreeSet::new(),
+            next: 0,
+            resting: Vec::new(),
+        }
+    }
+
+    /// Binds what the plan has and is not bound yet. On an error nothing new stays bound.
+    ///
+    /// # Errors
+    /// Names the listener, the address and what to do about it.
+    pub async fn prepare(&mut self, plan: &Plan) -> Result<Prepared, Failure> {
+        let mut prepared = Prepared {
+            sockets: Vec::with_capacity(plan.listeners.len()),
+            keys: BTreeMap::new(),
+        };
+        for listener in &plan.listeners {
+            let options = listen_options(listener);
+            let mut sockets = Vec::with_capacity(listener.binds.len());
+            for place in 0..listener.binds.len() {
+                let key = BindKey::new(listener, place);
+                let socket = match self.held.get(&key) {
+                    Some(socket) => Arc::clone(socket),
+                    None => match self.bind(&key.address, &options).await {
+                        Ok(socket) => socket,
+                        Err(error) => {
+                            self.abandon(prepared);
+                            return Err(refusal(listener, &key.address, &error));
+                        }
+                    },
+                };
+                sockets.push(Arc::clone(&socket));
+                prepared.keys.insert(key, (socket, options));
+            }
+            prepared.sockets.push(sockets);
+        }
+        Ok(prepared)
+    }
+
+    /// Undoes a preparation: what was bound for it is closed again.
+    pub fn abandon(&mut self, prepared: Prepared) {
+        for (key, (socket, _)) in prepared.keys {
+            if !self.held.contains_key(&key) {
+                remove_file(&socket);
+                // No worker has seen it.
+                self.free.insert(socket.id.0);
+            }
+        }
+    }
+
+    /// Takes a preparation over: sets the options of kept sockets, lets go of those that are gone.
+    pub fn commit(&mut self, prepared: Prepared) {
+        for (key, (socket, options)) in &prepared.keys {
+            if self.held.contains_key(key)
+                && let Err(error) = apply(socket, options)
+            {
+                log::warn!("{}: options cannot be set: {error}", socket.address);
+            }
+        }
+        let keys = prepared.keys.into_iter();
+        let kept = keys.map(|(key, (socket, _))| (key, socket)).collect();
+        let before = std::mem::replace(&mut self.held, kept);
+        for (key, socket) in before {
+            if !self.held.contains_key(&key) {
+                self.let_go(&socket);
+            }
+        }
+    }
+
+    /// Lets go of everything: the process stops accepting.
+    pub fn release_all(&mut self) {
+        for socket in std::mem::take(&mut self.held).into_values() {
+            self.let_go(&socket);
+        }
+    }
+
+    /// Frees the ids of sockets that were closed some time ago. Call it about once a second.
+    pub fn sweep(&mut self, now: Nanos) {
+        let free = &mut self.free;
+        self.resting.retain_mut(|resting| {
+            if resting.socket.strong_count() > 0 {
+                return true;
+            }
+            let closed_at = *resting.closed_at.get_or_insert(now);
+            let rested = now.since(closed_at) >= REST_NS;
+            if rested {
+                free.insert(resting.id.0);
+            }
+            !rested
+        });
+    }
+
+    fn let_go(&mut self, socket: &Arc<ListenSocket>) {
+        remove_file(socket);
+        self.resting.push(Resting {
+            id: socket.id,
+            socket: Arc::downgrade(socket),
+            address: socket.address.clone(),
+            closed_at: None,
+        });
+    }
+
+    /// Binds one address, waiting a little for our own workers if they still hold it from before.
+    async fn bind(
+        &mut self,
+        address: &Address,
+        options: &ListenOptions,
+    ) -> io::Result<Arc<ListenSocket>> {
+        let deadline = Instant::now() + RELEASE;
+        loop {
+            match self.bind_now(address, options) {
+                Err(error)
+                    if error.kind() == ErrorKind::AddrInUse
+                        && self.is_being_released(address)
+                        && Instant::now() < deadline =>
+                {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    fn is_being_released(&self, address: &Address) -> bool {
+        let port = |address: &Address| address.inet().map(|address| address.port());
+        self.resting.iter().any(|resting| {
+            let same_port = port(address).is_some() && port(&resting.address) == port(address);
+            resting.socket.strong_count() > 0 && (same_port || resting.address == *address)
+        })
+    }
+
+    fn bind_now(
+        &mut self,
+        address: &Address,
+        options: &ListenOptions,
+    ) -> io::Result<Arc<ListenSocket>> {
+        let id = self.fresh_id()?;
+        let bound = match address {
+            Address::Inet(inet) => {
+                sys::listen::listen_tcp(*inet, self.workers, options).and_then(|descriptors| {
+                    let first = descriptors.first().ok_or(ErrorKind::InvalidInput)?;
+                    let chosen = socket2::SockRef::from(first).local_addr()?;
+                    let address = Address::Inet(chosen.as_socket().unwrap_or(*inet));
+                    Ok((address, descriptors, None))
+                })
+            }
+            Address::Unix(path) => sys::listen::listen_unix(path, options.backlog, UNIX_MODE)
+                .map(|descriptor| (address.clone(), vec![descriptor], Some(path.clone()))),
+        };
+        match bound {
+            Ok((address, descriptors, unlink)) => Ok(Arc::new(ListenSocket {
+                id,
+                address,
+                descriptors,
+                unlink,
+            })),
+            Err(error) => {
+                self.free.insert(id.0);
+                Err(error)
+            }
+        }
+    }
+
+    fn fresh_id(&mut self) -> io::Result<SocketId> {
+        if let Some(id) = self.free.pop_first() {
+            return Ok(SocketId(id));
+        }
+        let id = u16::try_from(self.next)
+            .map_err(|_| io::Error::other("65536 addresses are bound already"))?;
+        self.next += 1;
+        Ok(SocketId(id))
+    }
+}
+
+/// What accepted sockets inherit.
+fn listen_options(listener: &ListenerPlan) -> ListenOptions {
+    let seconds = |time: Duration| u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
+    let milliseconds = |time: Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
+    ListenOptions {
+        backlog: listener.backlog,
+        freebind: listener.freebind,
+        keepalive: listener.keepalive.map(|keepalive| sys::Keepalive {
+            idle_s: seconds(keepalive.idle),
+            interval_s: seconds(keepalive.interval),
+            count: keepalive.count,
+        }),
+        user_timeout_ms: listener.user_timeout.map_or(0, milliseconds),
+    }
+}
+
+fn apply(socket: &ListenSocket, options: &ListenOptions) -> io::Result<()> {
+    socket
+        .descriptors
+        .iter()
+        .try_for_each(|descriptor| match socket.address {
+            Address::Inet(_) => sys::listen::apply_listen_options(descriptor.as_fd(), options),
+            Address::Unix(_) => {
+                sys::listen::apply_unix_backlog(descriptor.as_fd(), options.backlog)
+            }
+        })
+}
+
+fn remove_file(socket: &ListenSocket) {
+    let Some(path) = &socket.unlink else {
+        return;
+    };
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            log::warn!("{} cannot be removed: {error}", path.display());
+        }
+        _ => {}
+    }
+}
+
+/// One sentence with the remedy.
+fn refusal(listener: &ListenerPlan, address: &Address, error: &io::Error) -> Failure {
+    let remedy = match error.kind() {
+        ErrorKind::AddrInUse => {
+            "address in use: stop the process that has it (ss -ltnp shows which) or choose another"
+                .to_owned()
+        }
+        ErrorKind::PermissionDenied => match address {
+            Address::Inet(_) => {
+                "permission denied: ports below net.ipv4.ip_unprivileged_port_start need \
+                                 CAP_NET_BIND_SERVICE"
+                    .to_owned()
+            }
+            Address::Unix(_) => {
+                "permission denied: this user needs write access to the folder".to_owned()
+            }
+        },
+        ErrorKind::AddrNotAvailable => {
+            "no interface of this machine has the address: correct it, or set freebind = true"
+                .to_owned()
+        }
+        ErrorKind::NotFound => "the folder does not exist: create it".to_owned(),
+        _ if error.raw_os_error() == Some(EMFILE) => {
+            "too many open files: raise the limit (ulimit -n, LimitNOFILE=)".to_owned()
+        }
+        _ => error.to_string(),
+    };
+    Failure::CannotStart(format!(
+        "listener \"{}\" cannot bind {address}: {remedy}",
+        listener.name
+    ))
+}
+
+const EMFILE: i32 = libc::EMFILE;

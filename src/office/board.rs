@@ -1,0 +1,183 @@
+//! The board: where the office pins its current view of the world, for those who only read: the admin API and the
+//! scribe. A view is immutable and replaced as a whole, so a reader sees one moment.
+//!
+//! A view holds what is retired by weak reference only: else it would keep ids from being recycled. Readers must not
+//! keep a view longer than one answer takes.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::SystemTime;
+
+use parking_lot::Mutex;
+
+use crate::handoff::{BackendShared, Capacity, Hatches, Snapshot};
+use crate::ids::{BackendId, Clock, ListenerId, PoolId};
+use crate::prober::{self, BackendReport, HealthChange, Prober};
+
+/// Names by id, retired ones included.
+#[derive(Debug, Default, Clone)]
+pub struct Names {
+    pub listeners: Vec<Option<Arc<str>>>,
+    pub pools: Vec<Option<Arc<str>>>,
+    pub backends: Vec<Option<Arc<str>>>,
+}
+
+impl Names {
+    #[must_use]
+    pub fn listener(&self, id: ListenerId) -> Option<&str> {
+        self.listeners.get(id.index())?.as_deref()
+    }
+
+    #[must_use]
+    pub fn pool(&self, id: PoolId) -> Option<&str> {
+        self.pools.get(id.index())?.as_deref()
+    }
+
+    #[must_use]
+    pub fn backend(&self, id: BackendId) -> Option<&str> {
+        self.backends.get(id.index())?.as_deref()
+    }
+}
+
+/// What is worth saying of a backend beyond what workers need.
+#[derive(Clone, Debug, Default)]
+pub struct BackendNote {
+    /// As written in the configuration.
+    pub address: String,
+    /// Why its name does not resolve, if it does not.
+    pub unresolved: Option<String>,
+}
+
+/// How a reload went.
+#[derive(Clone, Debug)]
+pub struct ReloadNote {
+    pub at: SystemTime,
+    /// What was wrong, if it was refused.
+    pub error: Option<String>,
+    /// What it changed, in words.
+    pub changes: Vec<String>,
+}
+
+/// Reloads so far.
+#[derive(Clone, Debug, Default)]
+pub struct Reloads {
+    pub taken: u64,
+    pub refused: u64,
+    pub last: Option<ReloadNote>,
+}
+
+/// One moment of the world.
+#[derive(Debug, Clone)]
+pub struct View {
+    pub snapshot: Arc<Snapshot>,
+    pub names: Arc<Names>,
+    pub notes: Arc<BTreeMap<BackendId, BackendNote>>,
+    pub algorithms: Arc<BTreeMap<PoolId, &'static str>>,
+    /// Backends that a reload removed and that may still have sessions.
+    pub retired: Vec<Weak<BackendShared>>,
+    pub reloads: Reloads,
+}
+
+impl View {
+    /// The word of a pool's algorithm.
+    #[must_use]
+    pub fn algorithm(&self, pool: PoolId) -> Option<&'static str> {
+        self.algorithms.get(&pool).copied()
+    }
+}
+
+/// What stays for the life of the process, and the current view.
+#[derive(Debug)]
+pub struct Board {
+    pub clock: Clock,
+    pub started: SystemTime,
+    pub hatches: Arc<Hatches>,
+    /// Sessions of the whole process against `max_sessions`.
+    pub process: Arc<Capacity>,
+    pub log_lines: AtomicU64,
+    /// Access-log lines that could not be written.
+    pub log_lost: AtomicU64,
+    /// Busy share of each worker over the last second, in millionths.
+    pub busy_ppm: Vec<AtomicU64>,
+    /// Set while the process goes away: `/readyz` fails then.
+    leaving: AtomicBool,
+    view: Mutex<Arc<View>>,
+    prober: Mutex<Option<Prober>>,
+}
+
+impl Board {
+    #[must_use]
+    pub fn new(clock: Clock, hatches: Arc<Hatches>, process: Arc<Capacity>, view: View) -> Board {
+        let busy_ppm = hatches.workers.iter().map(|_| AtomicU64::new(0)).collect();
+        Board {
+            clock,
+            started: SystemTime::now(),
+            hatches,
+            process,
+            log_lines: AtomicU64::new(0),
+            log_lost: AtomicU64::new(0),
+            busy_ppm,
+            leaving: AtomicBool::new(false),
+            view: Mutex::new(Arc::new(view)),
+            prober: Mutex::new(None),
+        }
+    }
+
+    /// Hands the prober over, or takes it back.
+    pub fn set_prober(&self, prober: Option<Prober>) -> Option<Prober> {
+        std::mem::replace(&mut *self.prober.lock(), prober)
+    }
+
+    /// Replaces the set of backends that are watched.
+    pub fn watch(&self, targets: Vec<prober::Target>) {
+        if let Some(prober) = &*self.prober.lock() {
+            prober.publish(targets);
+        }
+    }
+
+    /// What the prober knows of each backend that it watches.
+    #[must_use]
+    pub fn check_reports(&self) -> Vec<BackendReport> {
+        let prober = self.prober.lock();
+        prober.as_ref().map(Prober::report).unwrap_or_default()
+    }
+
+    /// Changes of health since the last call.
+    #[must_use]
+    pub fn health_changes(&self) -> Vec<HealthChange> {
+        let prober = self.prober.lock();
+        let changes = prober.iter().flat_map(|prober| prober.changes().try_iter());
+        changes.collect()
+    }
+
+    #[must_use]
+    pub fn view(&self) -> Arc<View> {
+        Arc::clone(&self.view.lock())
+    }
+
+    pub fn pin(&self, view: View) {
+        let old = std::mem::replace(&mut *self.view.lock(), Arc::new(view));
+        drop(old);
+    }
+
+    pub fn set_leaving(&self) {
+        self.leaving.store(true, Ordering::Release);
+    }
+
+    #[must_use]
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Acquire)
+    }
+
+    /// Records that the workers' journals and the log itself lost, since the start.
+    #[must_use]
+    pub fn lines_lost(&self) -> u64 {
+        let journals = self
+            .hatches
+            .workers
+            .iter()
+            .map(|hatch| hatch.journal.lost());
+        journals.sum::<u64>() + self.log_lost.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,99 @@
+//! Tells the prober whom to watch, and the log what it found. How checks are made is the prober's business.
+
+use std::sync::Arc;
+
+use crate::config::{HealthPlan, OnLoss, TcpCheck};
+use crate::handoff::{Health, Target};
+use crate::ids::{Address, Clock};
+use crate::prober::{self, OnDown, Prober, Rules};
+
+use super::board::Board;
+use super::failure::Failure;
+use super::world::{World, milliseconds, nanoseconds, target};
+
+/// Starts the prober; it watches nothing yet.
+///
+/// # Errors
+/// No thread or no ring, with the remedy.
+pub fn start(board: &Arc<Board>, clock: Clock) -> Result<(), Failure> {
+    let prober = Prober::start(Arc::clone(&board.hatches), clock).map_err(|error| {
+        Failure::CannotStart(format!(
+            "the prober cannot start: {error}: io_uring must be allowed (sysctl kernel.io_uring_disabled = 0, no \
+             seccomp filter on io_uring_setup) and locked memory not too small (ulimit -l, LimitMEMLOCK=)"
+        ))
+    })?;
+    board.set_prober(Some(prober));
+    Ok(())
+}
+
+/// Everyone in the world that the prober is to watch.
+#[must_use]
+pub fn targets(world: &World) -> Vec<prober::Target> {
+    let mut targets = Vec::new();
+    for (p, pool) in world.plan.pools.iter().enumerate() {
+        for (b, backend) in pool.backends.iter().enumerate() {
+            let port = world.plan.check_port(p, b);
+            let address = target(&backend.address, &world.resolved).ok();
+            targets.push(prober::Target {
+                backend: Arc::clone(&world.backends[p][b]),
+                address: address.and_then(|target| check_address(target, port)),
+                rules: match pool.health {
+                    HealthPlan::None => None,
+                    HealthPlan::Tcp(check) => Some(rules(check)),
+                },
+                on_down: match pool.on_down {
+                    OnLoss::Keep => OnDown::Keep,
+                    OnLoss::Close { over } => OnDown::Close {
+                        over_ms: milliseconds(over),
+                    },
+                },
+                source: pool.source.first().copied(),
+            });
+        }
+    }
+    targets
+}
+
+/// Where a check connects to: the backend's address, at the port for checks.
+fn check_address(target: Target, port: Option<u16>) -> Option<Address> {
+    match target {
+        Target::Fixed(Address::Inet(mut address)) => {
+            address.set_port(port.unwrap_or(address.port()));
+            Some(Address::Inet(address))
+        }
+        Target::Fixed(unix) => Some(unix),
+        // Without a port of its own there is always one of a listener's: the front desk has seen to it.
+        Target::ListenerPort { host, .. } => port.map(|port| Address::Inet((host, port).into())),
+        Target::Unresolved => None,
+    }
+}
+
+fn rules(check: TcpCheck) -> Rules {
+    Rules {
+        interval_ns: nanoseconds(check.interval),
+        fast_interval_ns: nanoseconds(check.fast_interval),
+        timeout_ns: nanoseconds(check.timeout),
+        rise: check.rise,
+        fall: check.fall,
+    }
+}
+
+/// One line per change of health.
+pub fn log_changes(board: &Board) {
+    for change in board.health_changes() {
+        let backend = &change.backend;
+        let level = match change.to {
+            Health::Up | Health::Unknown => log::Level::Info,
+            Health::Down | Health::Ejected | Health::WrongRole => log::Level::Warn,
+        };
+        log::log!(
+            level,
+            "backend {}/{} is {}, was {}: {}",
+            backend.pool,
+            backend.name,
+            change.to.word(),
+            change.from.word(),
+            change.reason
+        );
+    }
+}

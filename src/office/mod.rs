@@ -1,0 +1,207 @@
+//! The office: the control plane, on one thread of its own with a tokio runtime. It turns the plan into snapshots and
+//! publishes them, and everything that changes the world later (reload, resolved names, leaving) is another snapshot.
+//!
+//! What can fail, fails here, before workers hear of it. The office never waits for a worker without a deadline.
+//!
+//! | file | does |
+//! |---|---|
+//! | `start` | brings everything up, in order, nothing half started |
+//! | `reload` | takes a changed file over, or refuses it as a whole |
+//! | `leave` | drains and ends |
+//! | `registry` | identities over reloads |
+//! | `binder` | listening sockets over reloads |
+//! | `resolver` | host names |
+//! | `world`, `publisher` | plan to snapshot, snapshot to workers |
+//! | `board`, `admin`, `scribe` | what is seen from outside |
+
+mod admin;
+mod binder;
+mod board;
+mod checks;
+mod crew;
+mod failure;
+mod leave;
+mod machine;
+mod notify;
+mod publisher;
+mod registry;
+mod reload;
+mod resolver;
+mod scribe;
+mod signals;
+mod start;
+mod tick;
+mod world;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use crate::config::{AccessLog, LogFormat, Plan};
+use crate::handoff::Phase;
+use crate::ids::Address;
+
+use binder::Binder;
+use board::{Board, Reloads, View};
+use crew::Crew;
+use publisher::Publisher;
+use registry::Registry;
+use resolver::Resolved;
+use scribe::Scribe;
+use scribe::line::Format;
+use scribe::sink::Place;
+use signals::{Signals, Wish};
+use world::World;
+
+pub use crew::workers_of;
+pub use failure::Failure;
+pub use machine::survey;
+
+/// What the office needs to begin.
+#[derive(Debug)]
+pub struct Setup {
+    pub plan: Plan,
+    /// Where the plan came from, to be read again at a reload.
+    pub file: Option<PathBuf>,
+    /// Told once everything serves.
+    pub on_ready: Option<std::sync::mpsc::Sender<Ready>>,
+    /// Orders from inside the process, besides signals.
+    pub orders: Option<mpsc::UnboundedReceiver<Order>>,
+}
+
+/// What was bound, when everything serves.
+#[derive(Clone, Debug)]
+pub struct Ready {
+    /// Each listener's name and its addresses.
+    pub listeners: Vec<(String, Vec<Address>)>,
+    pub admin: Option<SocketAddr>,
+}
+
+/// What another thread of this process may ask for.
+#[derive(Debug)]
+pub enum Order {
+    Leave,
+}
+
+/// Serves until told to leave. Blocks the calling thread, which becomes the office's.
+///
+/// # Errors
+/// The office could not start (nothing is left bound or running then), or broke while running.
+pub fn run(setup: Setup) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::CannotStart(format!("no runtime for the office: {error}")))?;
+    let outcome = runtime.block_on(async {
+        let office = start::start(setup).await?;
+        office.work().await
+    });
+    // A name server that does not answer must not hold up the end.
+    runtime.shutdown_background();
+    outcome
+}
+
+/// Everything the control plane holds.
+struct Office {
+    file: Option<PathBuf>,
+    board: Arc<Board>,
+    registry: Registry,
+    binder: Binder,
+    world: World,
+    publisher: Publisher,
+    phase: Phase,
+    reloads: Reloads,
+    crew: Crew,
+    scribe: Scribe,
+    admin: Option<AdminSeat>,
+    signals: Signals,
+    orders: Option<mpsc::UnboundedReceiver<Order>>,
+    lookups: (
+        mpsc::UnboundedSender<Resolved>,
+        mpsc::UnboundedReceiver<Resolved>,
+    ),
+    tick: tick::Tick,
+}
+
+/// Where the admin server was asked to be, and the server.
+type AdminSeat = (SocketAddr, admin::Server);
+
+enum Event {
+    Wish(Wish),
+    Looked(Resolved),
+    Tick,
+}
+
+impl Office {
+    async fn work(mut self) -> Result<(), Failure> {
+        loop {
+            match self.next_event().await {
+                Event::Wish(Wish::Leave) => return self.leave().await,
+                Event::Wish(Wish::Reload) => {
+                    self.scribe.reopen();
+                    self.reload().await;
+                }
+                Event::Wish(Wish::ReopenLogs) => self.scribe.reopen(),
+                Event::Looked(resolved) => self.take_lookups(resolved).await,
+                Event::Tick => {
+                    self.on_tick();
+                    if self.crew.any_finished() {
+                        self.scribe.stop(start::SCRIBE_PATIENCE);
+                        return Err(Failure::Broken("a worker ended unasked".to_owned()));
+                    }
+                }
+            }
+        }
+    }
+
+    async fn next_event(&mut self) -> Event {
+        let orders = async {
+            match &mut self.orders {
+                Some(orders) => orders.recv().await,
+                None => None,
+            }
+        };
+        tokio::select! {
+            wish = self.signals.next() => Event::Wish(wish),
+            Some(Order::Leave) = orders => Event::Wish(Wish::Leave),
+            Some(resolved) = self.lookups.1.recv() => Event::Looked(resolved),
+            () = self.tick.next() => Event::Tick,
+        }
+    }
+
+    /// Publishes the world as it is now, and pins the view that goes with it.
+    fn publish(&mut self) {
+        let generation = self.publisher.next_generation();
+        let snapshot = Arc::new(self.world.compose(generation, self.phase));
+        self.publisher.publish(Arc::clone(&snapshot));
+        self.board.pin(start::view(
+            snapshot,
+            &self.world,
+            &self.registry,
+            &self.reloads,
+        ));
+    }
+
+    /// Renews what is seen from outside without a new snapshot.
+    fn repin(&mut self) {
+        let snapshot = Arc::clone(&self.board.view().snapshot);
+        let view: View = start::view(snapshot, &self.world, &self.registry, &self.reloads);
+        self.board.pin(view);
+    }
+}
+
+fn log_place(plan: &Plan) -> (Place, Format) {
+    let place = match &plan.global.access_log {
+        AccessLog::Off => Place::Off,
+        AccessLog::Stdout => Place::Stdout,
+        AccessLog::Stderr => Place::Stderr,
+        AccessLog::File(path) => Place::File(path.clone()),
+    };
+    let format = match plan.global.access_log_format {
+        LogFormat::Text => Format::Text,
+        LogFormat::Json => Format::Json,
+    };
+    (place, format)
+}

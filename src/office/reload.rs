@@ -1,0 +1,242 @@
+//! Takes a changed configuration over inside the running process, or refuses it as a whole. Whatever can fail (reading,
+//! names, binding, ids) comes first; after that there is no way back and no failure.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use crate::config::{self, OnLoss, Plan};
+use crate::handoff::{Admin, BackendShared};
+use crate::ids::End;
+
+use super::board::ReloadNote;
+use super::failure::Failure;
+use super::registry::Change;
+use super::resolver::{self, Resolved};
+use super::world::{World, milliseconds};
+use super::{AdminSeat, Office, admin, checks, log_place};
+
+impl Office {
+    /// Reads the file again. What came of it is logged and stands in the status; nothing changes if it is refused.
+    pub(super) async fn reload(&mut self) {
+        let outcome = self.try_reload().await;
+        let mut note = ReloadNote {
+            at: SystemTime::now(),
+            error: None,
+            changes: Vec::new(),
+        };
+        match outcome {
+            Ok(changes) => {
+                self.reloads.taken += 1;
+                let said = match changes.is_empty() {
+                    true => "nothing changed".to_owned(),
+                    false => changes.join(", "),
+                };
+                log::info!("reload taken: {said}");
+                super::notify::tell("STATUS=serving");
+                note.changes = changes;
+            }
+            Err(failure) => {
+                self.reloads.refused += 1;
+                let sentence = failure.to_string().replace('\n', "; ");
+                log::error!("reload refused, the running configuration stays: {sentence}");
+                super::notify::tell(&format!("STATUS=reload refused: {sentence}"));
+                note.error = Some(sentence);
+            }
+        }
+        self.reloads.last = Some(note);
+        self.repin();
+    }
+
+    async fn try_reload(&mut self) -> Result<Vec<String>, Failure> {
+        let Some(file) = &self.file else {
+            return Err(Failure::Broken("there is no file to reload".to_owned()));
+        };
+        let plan = config::load(file)?;
+        let fixed = self.world.plan.fixed_changes(&plan);
+        if !fixed.is_empty() {
+            return Err(Failure::Broken(format!(
+                "{} cannot change in a running process: restart it, or set the old value",
+                fixed.join(", ")
+            )));
+        }
+        let changes = changes(&self.world.plan, &plan);
+        let looked = resolver::resolve(resolver::names_of(&plan)).await;
+        let resolved = resolver::merge(&self.world.resolved, looked);
+        self.take_over(plan, resolved).await?;
+        Ok(changes)
+    }
+
+    async fn take_over(&mut self, plan: Plan, resolved: Resolved) -> Result<(), Failure> {
+        let next_admin = self.next_admin(&plan)?;
+        let prepared = self.binder.prepare(&plan).await?;
+        let sockets = prepared.sockets.clone();
+        self.registry.begin();
+        let claimed = World::claim(
+            plan,
+            resolved,
+            sockets,
+            &mut self.registry,
+            Some(&self.world),
+        );
+        let world = match claimed {
+            Ok(world) => world,
+            Err(error) => {
+                self.registry.rollback();
+                self.binder.abandon(prepared);
+                return Err(Failure::Broken(error.to_string()));
+            }
+        };
+        // From here on nothing fails.
+        let change = self.registry.commit();
+        self.binder.commit(prepared);
+        let before = std::mem::replace(&mut self.world, world);
+        self.world.apply_limits();
+        self.drain_removed(&before, &change);
+        drop(before);
+        let (place, format) = log_place(&self.world.plan);
+        self.scribe.write_to(place, format);
+        self.board.watch(checks::targets(&self.world));
+        self.publish();
+        if let Some(next) = next_admin {
+            self.admin = next;
+        }
+        if !self.publisher.settled().await {
+            log::error!("a worker did not take the configuration within 2 s");
+        }
+        Ok(())
+    }
+
+    /// The admin server that the plan asks for, bound and running, if it is not the one that runs. The outer `None`
+    /// means that it stays.
+    fn next_admin(&self, plan: &Plan) -> Result<Option<Option<AdminSeat>>, Failure> {
+        if plan.admin.bind == self.admin.as_ref().map(|(wanted, _)| *wanted) {
+            return Ok(None);
+        }
+        let Some(wanted) = plan.admin.bind else {
+            return Ok(Some(None));
+        };
+        let bound = admin::bind(wanted)?;
+        let server = admin::Server::start(bound, Arc::clone(&self.board))
+            .map_err(|error| Failure::CannotStart(format!("admin: {error}")))?;
+        log::info!("admin on http://{}", server.address);
+        Ok(Some(Some((wanted, server))))
+    }
+
+    /// Removed backends get nothing new, and lose what they have as `on_drain` says; those that came back serve again.
+    fn drain_removed(&self, before: &World, change: &Change<BackendShared>) {
+        for backend in &change.retired {
+            backend.verdict.set_admin(Admin::Draining);
+            let rule = on_drain(&self.world.plan, &backend.pool)
+                .or_else(|| on_drain(&before.plan, &backend.pool));
+            obey(backend, rule);
+        }
+        for backend in &change.returned {
+            backend.verdict.set_admin(Admin::Ready);
+        }
+        // Weight 0 drains, too.
+        for (pool, shared) in self.world.plan.pools.iter().zip(&self.world.backends) {
+            for (backend, shared) in pool.backends.iter().zip(shared) {
+                let had_weight = before.weight_of(shared).is_some_and(|weight| weight > 0);
+                if backend.weight == 0 && had_weight {
+                    obey(shared, Some(pool.on_drain));
+                }
+            }
+        }
+    }
+
+    /// Takes a new round of lookups; publishes only if an address changed.
+    pub(super) async fn take_lookups(&mut self, looked: Resolved) {
+        let merged = resolver::merge(&self.world.resolved, looked);
+        // A reload may have come between question and answer.
+        let names = resolver::names_of(&self.world.plan);
+        let merged: Resolved = merged
+            .into_iter()
+            .filter(|(name, _)| names.contains(name))
+            .collect();
+        let changed = resolver::differs(&self.world.resolved, &merged);
+        self.world.resolved.extend(merged);
+        if changed {
+            log::info!("a backend's name resolves to another address");
+            self.board.watch(checks::targets(&self.world));
+            self.publish();
+            let _ = self.publisher.settled().await;
+        }
+    }
+}
+
+fn on_drain(plan: &Plan, pool: &str) -> Option<OnLoss> {
+    let pool = plan.pools.iter().find(|plan| plan.name == pool)?;
+    Some(pool.on_drain)
+}
+
+/// Closes a draining backend's sessions, if the rule says so.
+fn obey(backend: &BackendShared, rule: Option<OnLoss>) {
+    if let Some(OnLoss::Close { over }) = rule {
+        backend.verdict.evict(End::Drained, milliseconds(over));
+    }
+}
+
+/// What differs between two plans, in words for the log and the status.
+pub fn changes(before: &Plan, after: &Plan) -> Vec<String> {
+    let mut said = Vec::new();
+    if before.global != after.global {
+        said.push("global changed".to_owned());
+    }
+    if before.admin != after.admin {
+        said.push("admin changed".to_owned());
+    }
+    let pool_name = |plan: &Plan, place: usize| plan.pools.get(place).map(|p| p.name.clone());
+    let listeners = |plan: &Plan| -> Vec<(String, _)> {
+        let named = plan.listeners.iter().map(|listener| {
+            // The pool by its name: its place in the list says nothing.
+            let mut neutral = listener.clone();
+            neutral.pool = 0;
+            (
+                listener.name.clone(),
+                (neutral, pool_name(plan, listener.pool)),
+            )
+        });
+        named.collect()
+    };
+    compare("listener", &listeners(before), &listeners(after), &mut said);
+    let pools = |plan: &Plan| -> Vec<(String, _)> {
+        let named = plan.pools.iter().map(|pool| {
+            let mut without = pool.clone();
+            without.backends.clear();
+            (pool.name.clone(), without)
+        });
+        named.collect()
+    };
+    compare("pool", &pools(before), &pools(after), &mut said);
+    let backends = |plan: &Plan| -> Vec<(String, _)> {
+        let pools = plan.pools.iter();
+        let named = pools.flat_map(|pool| {
+            let backends = pool.backends.iter();
+            backends.map(|backend| (format!("{}/{}", pool.name, backend.name), backend.clone()))
+        });
+        named.collect()
+    };
+    compare("backend", &backends(before), &backends(after), &mut said);
+    said
+}
+
+fn compare<T: PartialEq>(
+    kind: &str,
+    before: &[(String, T)],
+    after: &[(String, T)],
+    said: &mut Vec<String>,
+) {
+    let names: BTreeSet<&String> = before.iter().chain(after).map(|(name, _)| name).collect();
+    let find = |list: &[(String, T)], name: &String| list.iter().position(|(own, _)| own == name);
+    for name in names {
+        match (find(before, name), find(after, name)) {
+            (Some(_), None) => said.push(format!("{kind} {name} removed")),
+            (None, Some(_)) => said.push(format!("{kind} {name} added")),
+            (Some(old), Some(new)) if before[old].1 != after[new].1 => {
+                said.push(format!("{kind} {name} changed"));
+            }
+            _ => {}
+        }
+    }
+}

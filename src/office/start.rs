@@ -1,0 +1,260 @@
+//! Brings the process up, in an order in which each step may still fail without anything having begun to serve: limits,
+//! names, sockets, workers, admin, and the first snapshot last.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use crate::config::Plan;
+use crate::handoff::{Capacity, Hatches, Phase, Snapshot, Spin};
+use crate::ids::Clock;
+
+use super::admin;
+use super::binder::Binder;
+use super::board::{Board, Names, Reloads, View};
+use super::crew::{Crew, Kit, workers_of};
+use super::failure::Failure;
+use super::publisher::Publisher;
+use super::registry::Registry;
+use super::resolver::{self, Resolved};
+use super::scribe::Scribe;
+use super::signals::Signals;
+use super::tick::Tick;
+use super::world::World;
+use super::{Office, Ready, Setup, checks, log_place, machine, notify};
+
+/// How long the end of the process waits for the access log.
+pub const SCRIBE_PATIENCE: Duration = Duration::from_secs(1);
+
+pub async fn start(setup: Setup) -> Result<Office, Failure> {
+    let plan = setup.plan;
+    let signals = Signals::listen()
+        .map_err(|error| Failure::CannotStart(format!("signals cannot be heard: {error}")))?;
+    let workers = workers_of(&plan.global);
+    let sessions_max = afford(&plan)?;
+    let clock = Clock::start();
+    let hatches = Arc::new(Hatches::new(workers).map_err(|error| no_descriptor(&error))?);
+    let process = Arc::new(Capacity::new(sessions_max));
+
+    let resolved = resolver::resolve(resolver::names_of(&plan)).await;
+    let admin = plan.admin.bind.map(admin::bind).transpose()?;
+    let mut binder = Binder::new(workers);
+    let prepared = binder.prepare(&plan).await?;
+    let mut registry = Registry::new(workers);
+    registry.begin();
+    let sockets = prepared.sockets.clone();
+    let (place, format) = log_place(&plan);
+    let pin = plan.global.pin;
+    let wanted_admin = plan.admin.bind;
+    let world = match World::claim(plan, resolved, sockets, &mut registry, None) {
+        Ok(world) => world,
+        Err(error) => {
+            binder.abandon(prepared);
+            return Err(Failure::CannotStart(error.to_string()));
+        }
+    };
+    registry.commit();
+    binder.commit(prepared);
+    world.apply_limits();
+
+    let publisher = Publisher::new(Arc::clone(&hatches));
+    let nothing = view(empty(), &world, &registry, &Reloads::default());
+    let board = Arc::new(Board::new(
+        clock,
+        Arc::clone(&hatches),
+        Arc::clone(&process),
+        nothing,
+    ));
+    let kit = Kit {
+        hatches,
+        clock,
+        sessions_max,
+        process,
+        pin,
+    };
+    let up = bring_up(&kit, &board, admin, (place, format));
+    let (crew, scribe, server) = match up {
+        Ok(up) => up,
+        Err(failure) => {
+            // Paths of unix sockets must not be left behind.
+            binder.release_all();
+            return Err(failure);
+        }
+    };
+    let mut office = Office {
+        file: setup.file,
+        board,
+        registry,
+        binder,
+        world,
+        publisher,
+        phase: Phase::Serving,
+        reloads: Reloads::default(),
+        crew,
+        scribe,
+        admin: wanted_admin.zip(server),
+        signals,
+        orders: setup.orders,
+        lookups: mpsc::unbounded_channel(),
+        tick: Tick::new(workers),
+    };
+    office.board.watch(checks::targets(&office.world));
+    office.publish();
+    if !office.publisher.settled().await {
+        return Err(Failure::CannotStart(
+            "a worker did not take the configuration within 2 s".to_owned(),
+        ));
+    }
+    office.announce(setup.on_ready);
+    Ok(office)
+}
+
+type Up = (Crew, Scribe, Option<admin::Server>);
+
+/// Starts what runs beside the office.
+fn bring_up(
+    kit: &Kit,
+    board: &Arc<Board>,
+    admin: Option<admin::Bound>,
+    log: (super::Place, super::Format),
+) -> Result<Up, Failure> {
+    let crew = Crew::start(kit)?;
+    checks::start(board, kit.clock)?;
+    let scribe = Scribe::start(Arc::clone(board), log.0, log.1)
+        .map_err(|error| Failure::CannotStart(format!("no thread for the access log: {error}")))?;
+    let server = admin
+        .map(|bound| admin::Server::start(bound, Arc::clone(board)))
+        .transpose()
+        .map_err(|error| Failure::CannotStart(format!("admin: {error}")))?;
+    Ok((crew, scribe, server))
+}
+
+impl Office {
+    fn announce(&self, on_ready: Option<std::sync::mpsc::Sender<Ready>>) {
+        let snapshot = Arc::clone(&self.board.view().snapshot);
+        let listeners = snapshot.listeners.iter().map(|listener| {
+            let addresses = listener.sockets.iter().map(|s| s.address.clone());
+            (listener.shared.name.clone(), addresses.collect())
+        });
+        let ready = Ready {
+            listeners: listeners.collect(),
+            admin: self.admin.as_ref().map(|(_, server)| server.address),
+        };
+        for (name, addresses) in &ready.listeners {
+            log::info!("listener {name} on {}", in_words(addresses));
+        }
+        if let Some(address) = ready.admin {
+            log::info!("admin on http://{address}");
+        }
+        let names: Vec<&str> = ready
+            .listeners
+            .iter()
+            .map(|(name, _)| name.as_str())
+            .collect();
+        let workers = self.board.hatches.workers.len();
+        let limit = self.board.process.limit();
+        log::info!(
+            "ready: {workers} workers, at most {limit} sessions, listeners {}",
+            names.join(", ")
+        );
+        notify::tell("READY=1\nSTATUS=serving");
+        if let Some(on_ready) = on_ready {
+            let _ = on_ready.send(ready);
+        }
+    }
+}
+
+/// The first addresses of a listener; a port range may have thousands.
+fn in_words(addresses: &[crate::ids::Address]) -> String {
+    let shown: Vec<String> = addresses.iter().take(4).map(ToString::to_string).collect();
+    match addresses.len().saturating_sub(shown.len()) {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
+    }
+}
+
+fn no_descriptor(error: &std::io::Error) -> Failure {
+    Failure::CannotStart(format!(
+        "no descriptor left: {error}: raise the limit (ulimit -n, LimitNOFILE=)"
+    ))
+}
+
+/// Holds the plan against the machine; what is short is an error, what may become short a warning.
+fn afford(plan: &Plan) -> Result<u32, Failure> {
+    let budget = machine::survey(plan)?;
+    let shortages = budget.shortages();
+    if !shortages.is_empty() {
+        return Err(Failure::CannotStart(shortages.join("; ")));
+    }
+    for warning in budget.warnings() {
+        log::warn!("{warning}");
+    }
+    Ok(budget.sessions_max)
+}
+
+fn empty() -> Arc<Snapshot> {
+    Arc::new(Snapshot {
+        generation: 0,
+        phase: Phase::Serving,
+        listeners: Vec::new(),
+        pools: Vec::new(),
+        spin: Spin::Off,
+        journal: false,
+    })
+}
+
+/// The view that goes with a snapshot.
+pub fn view(
+    snapshot: Arc<Snapshot>,
+    world: &World,
+    registry: &Registry,
+    reloads: &Reloads,
+) -> View {
+    let algorithms = world.plan.pools.iter().zip(&world.pools);
+    let algorithms: BTreeMap<_, _> = algorithms
+        .map(|(plan, shared)| (shared.id, plan.algorithm.word()))
+        .collect();
+    let retired = registry.backends().filter(|(_, retired)| *retired);
+    View {
+        snapshot,
+        names: Arc::new(names(registry)),
+        notes: Arc::new(world.notes()),
+        algorithms: Arc::new(algorithms),
+        retired: retired.map(|(shared, _)| Arc::downgrade(shared)).collect(),
+        reloads: reloads.clone(),
+    }
+}
+
+fn names(registry: &Registry) -> Names {
+    fn put(list: &mut Vec<Option<Arc<str>>>, place: usize, name: &str) {
+        if list.len() <= place {
+            list.resize(place + 1, None);
+        }
+        list[place] = Some(Arc::from(name));
+    }
+    let mut names = Names::default();
+    for listener in registry.listeners() {
+        put(&mut names.listeners, listener.id.index(), &listener.name);
+    }
+    for pool in registry.pools() {
+        put(&mut names.pools, pool.id.index(), &pool.name);
+    }
+    for (backend, _) in registry.backends() {
+        put(&mut names.backends, backend.id.index(), &backend.name);
+    }
+    names
+}
+
+/// Looks names up again, beside the office's other work.
+pub fn look_up_again(world: &World, answer_to: &mpsc::UnboundedSender<Resolved>) {
+    let names = resolver::names_of(&world.plan);
+    if names.is_empty() {
+        return;
+    }
+    let answer_to = answer_to.clone();
+    tokio::spawn(async move {
+        let _ = answer_to.send(resolver::resolve(names).await);
+    });
+}

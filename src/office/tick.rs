@@ -1,0 +1,120 @@
+//! What the office does at regular intervals: busy shares, recycling of ids and snapshots, names to look up again, and
+//! one line a minute about pauses that workers count but never write.
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use crate::handoff::{Tally, WorkerCounters};
+use crate::ids::Nanos;
+
+use super::resolver::AGAIN;
+use super::{Office, checks, start};
+
+/// The office's pulse: also how late a change of health is logged.
+const PULSE: Duration = Duration::from_millis(250);
+const BUSY_WINDOW_NS: u64 = 1_000_000_000;
+const COMPLAIN: Duration = Duration::from_secs(60);
+
+/// What the last ticks saw.
+#[derive(Debug)]
+pub struct Tick {
+    pulse: tokio::time::Interval,
+    busy_at: Nanos,
+    busy_ns: Vec<u64>,
+    looked_up: Instant,
+    complained: Option<Instant>,
+    pauses: [u64; PAUSES.len()],
+}
+
+type Pick = fn(&WorkerCounters) -> &Tally;
+
+/// What is worth a line: each is legal, and a sign that something is too small.
+const PAUSES: [(&str, Pick); 5] = [
+    (
+        "accepting paused for want of sessions, descriptors or memory",
+        |counters| &counters.accept_pauses,
+    ),
+    ("receiving waited for a buffer", |counters| {
+        &counters.buffer_pauses
+    }),
+    ("a stream found no pipe and was copied", |counters| {
+        &counters.pipe_misses
+    }),
+    ("the completion queue overflowed", |counters| {
+        &counters.cq_overflow
+    }),
+    (
+        "the kernel answered for a session that is gone (a bug of ringway)",
+        |counters| &counters.stale_answers,
+    ),
+];
+
+impl Tick {
+    /// Must be called inside the runtime.
+    #[must_use]
+    pub fn new(workers: u16) -> Tick {
+        let mut pulse = tokio::time::interval(PULSE);
+        pulse.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        Tick {
+            pulse,
+            busy_at: Nanos::ZERO,
+            busy_ns: vec![0; usize::from(workers)],
+            looked_up: Instant::now(),
+            complained: None,
+            pauses: [0; PAUSES.len()],
+        }
+    }
+
+    pub async fn next(&mut self) {
+        self.pulse.tick().await;
+    }
+}
+
+impl Office {
+    pub(super) fn on_tick(&mut self) {
+        checks::log_changes(&self.board);
+        let now = self.board.clock.now();
+        if now.since(self.tick.busy_at) >= BUSY_WINDOW_NS {
+            self.measure_busy(now);
+            self.registry.sweep(now);
+            self.binder.sweep(now);
+            self.publisher.sweep();
+            self.complain_of_pauses();
+        }
+        if self.tick.looked_up.elapsed() >= AGAIN {
+            self.tick.looked_up = Instant::now();
+            start::look_up_again(&self.world, &self.lookups.0);
+        }
+    }
+
+    fn measure_busy(&mut self, now: Nanos) {
+        let window_ns = now.since(self.tick.busy_at).max(1);
+        self.tick.busy_at = now;
+        for (i, hatch) in self.board.hatches.workers.iter().enumerate() {
+            let busy_ns = hatch.counters.busy_ns.read();
+            let spent_ns = busy_ns.saturating_sub(self.tick.busy_ns[i]);
+            self.tick.busy_ns[i] = busy_ns;
+            let ppm = u128::from(spent_ns) * 1_000_000 / u128::from(window_ns);
+            let ppm = u64::try_from(ppm.min(1_000_000)).unwrap_or(1_000_000);
+            self.board.busy_ppm[i].store(ppm, Ordering::Relaxed);
+        }
+    }
+
+    /// The first pause is said at once, later ones once a minute.
+    fn complain_of_pauses(&mut self) {
+        let since = self.tick.complained.map(|moment| moment.elapsed());
+        if since.is_some_and(|since| since < COMPLAIN) {
+            return;
+        }
+        for (i, (sentence, pick)) in PAUSES.iter().enumerate() {
+            let hatches = self.board.hatches.workers.iter();
+            let total: u64 = hatches.map(|hatch| pick(&hatch.counters).read()).sum();
+            let more = total - self.tick.pauses[i].min(total);
+            self.tick.pauses[i] = total;
+            if more > 0 {
+                self.tick.complained = Some(Instant::now());
+                log::warn!("{sentence}: {more} times lately, {total} in all");
+            }
+        }
+    }
+}

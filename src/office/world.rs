@@ -1,0 +1,258 @@
+//! A plan put to work: its names bound to identities, sockets and addresses, ready to be composed into snapshots. One
+//! world may give many snapshots: each new address of a host name and each phase of the process's life is another.
+//!
+//! It must not bind, resolve or publish: what can fail has been done by others before.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::balance::{self, Chooser};
+use crate::config::{self, AccessLog, BackendAddress, HealthPlan, Host, Plan, PoolPlan};
+use crate::handoff::{
+    Backend, BackendOptions, BackendShared, Keepalive, ListenSocket, Listener, ListenerShared,
+    Phase, Pool, PoolShared, SessionTimes, Snapshot, Spin, Target, WaitRules, Waiters,
+};
+use crate::ids::{Address, BackendId};
+
+use super::board::BackendNote;
+use super::registry::{BackendKey, Exhausted, Registry};
+use super::resolver::Resolved;
+
+#[derive(Debug)]
+pub struct World {
+    pub plan: Plan,
+    pub resolved: Resolved,
+    pub listeners: Vec<Arc<ListenerShared>>,
+    pub pools: Vec<Arc<PoolShared>>,
+    /// Per pool, in the plan's order.
+    pub backends: Vec<Vec<Arc<BackendShared>>>,
+    /// Per listener, in the plan's order.
+    sockets: Vec<Vec<Arc<ListenSocket>>>,
+    waiters: Vec<Arc<Waiters>>,
+}
+
+impl World {
+    /// Claims an identity for everything in the plan, inside a round of the registry that the caller ends.
+    ///
+    /// # Errors
+    /// When ids run out.
+    pub fn claim(
+        plan: Plan,
+        resolved: Resolved,
+        sockets: Vec<Vec<Arc<ListenSocket>>>,
+        registry: &mut Registry,
+        before: Option<&World>,
+    ) -> Result<World, Exhausted> {
+        let listeners = plan.listeners.iter();
+        let listeners = listeners
+            .map(|listener| registry.listener(&listener.name))
+            .collect::<Result<_, _>>()?;
+        let pools = plan.pools.iter();
+        let pools: Vec<_> = pools
+            .map(|pool| registry.pool(&pool.name))
+            .collect::<Result<_, _>>()?;
+        let mut backends = Vec::with_capacity(plan.pools.len());
+        for pool in &plan.pools {
+            let unchecked = pool.health == HealthPlan::None;
+            let shared = pool.backends.iter().map(|backend| {
+                let key = BackendKey {
+                    pool: pool.name.clone(),
+                    name: backend.name.clone(),
+                    address: backend.address.to_string(),
+                };
+                registry.backend(&key, unchecked)
+            });
+            backends.push(shared.collect::<Result<Vec<_>, _>>()?);
+        }
+        let waiters = plan.pools.iter().zip(&pools);
+        let waiters = waiters
+            .map(|(pool, shared)| {
+                let kept = before.and_then(|world| world.waiters_of(shared));
+                kept.filter(|waiters| waiters.size() == pool.wait.size)
+                    .unwrap_or_else(|| Arc::new(Waiters::new(pool.wait.size)))
+            })
+            .collect();
+        Ok(World {
+            plan,
+            resolved,
+            listeners,
+            pools,
+            backends,
+            sockets,
+            waiters,
+        })
+    }
+
+    fn waiters_of(&self, pool: &Arc<PoolShared>) -> Option<Arc<Waiters>> {
+        let place = self.pools.iter().position(|own| Arc::ptr_eq(own, pool))?;
+        self.waiters.get(place).map(Arc::clone)
+    }
+
+    /// The weight that a backend has here.
+    #[must_use]
+    pub fn weight_of(&self, backend: &Arc<BackendShared>) -> Option<u32> {
+        let pools = self.plan.pools.iter().zip(&self.backends);
+        let mut backends = pools.flat_map(|(pool, shared)| pool.backends.iter().zip(shared));
+        backends
+            .find(|(_, shared)| Arc::ptr_eq(shared, backend))
+            .map(|(plan, _)| plan.weight)
+    }
+
+    /// The process stops accepting: sockets go, everything else stays.
+    pub fn release_sockets(&mut self) {
+        self.sockets.iter_mut().for_each(Vec::clear);
+    }
+
+    /// Sets limits, which count at once for kept identities, too.
+    pub fn apply_limits(&self) {
+        let limit = |limit: Option<u32>| limit.unwrap_or(0);
+        for (listener, shared) in self.plan.listeners.iter().zip(&self.listeners) {
+            shared.capacity.set_limit(limit(listener.max_connections));
+        }
+        for (pool, shared) in self.plan.pools.iter().zip(&self.backends) {
+            for (backend, shared) in pool.backends.iter().zip(shared) {
+                shared.capacity.set_limit(limit(backend.max_connections));
+            }
+        }
+    }
+
+    /// The world as workers see it.
+    #[must_use]
+    pub fn compose(&self, generation: u64, phase: Phase) -> Snapshot {
+        let journal = self.plan.global.access_log != AccessLog::Off;
+        let listeners = self.plan.listeners.iter().enumerate();
+        let listeners = listeners.map(|(i, listener)| {
+            let pool = &self.plan.pools[listener.pool];
+            Arc::new(Listener {
+                shared: Arc::clone(&self.listeners[i]),
+                pool: self.pools[listener.pool].id,
+                sockets: self.sockets[i].clone(),
+                wants_address: journal || pool.algorithm == config::Algorithm::SourceHash,
+            })
+        });
+        Snapshot {
+            generation,
+            phase,
+            listeners: listeners.collect(),
+            pools: (0..self.pools.len())
+                .map(|i| Arc::new(self.pool(i)))
+                .collect(),
+            spin: match self.plan.global.spin {
+                config::Spin::Off => Spin::Off,
+                config::Spin::Fixed(time) => Spin::Fixed(nanoseconds(time)),
+                config::Spin::Auto => Spin::Auto,
+            },
+            journal,
+        }
+    }
+
+    fn pool(&self, place: usize) -> Pool {
+        let plan = &self.plan.pools[place];
+        let weights: Vec<u32> = plan.backends.iter().map(|backend| backend.weight).collect();
+        let names: Vec<&str> = plan.backends.iter().map(|b| b.name.as_str()).collect();
+        let backends = plan.backends.iter().zip(&self.backends[place]);
+        let backends = backends.map(|(backend, shared)| Backend {
+            shared: Arc::clone(shared),
+            target: target(&backend.address, &self.resolved).unwrap_or(Target::Unresolved),
+            weight: backend.weight,
+        });
+        Pool {
+            shared: Arc::clone(&self.pools[place]),
+            chooser: Chooser::new(algorithm(plan.algorithm), &weights, &names),
+            hash_seed: plan.hash_seed,
+            hash_port: plan.hash_key == config::HashKey::AddressPort,
+            backends: backends.collect(),
+            source: plan.source.clone(),
+            waiters: Arc::clone(&self.waiters[place]),
+            wait: WaitRules {
+                timeout_ns: nanoseconds(plan.wait.timeout),
+                leave_on_fin: plan.wait.on_fin == config::OnFin::Leave,
+            },
+            connect_timeout_ns: nanoseconds(plan.connect_timeout),
+            connect_attempts: plan.connect_attempts,
+            connect_budget_ns: nanoseconds(plan.connect_budget),
+            times: session_times(plan),
+            options: BackendOptions {
+                keepalive: plan.keepalive.map(keepalive),
+                user_timeout_ms: milliseconds(plan.user_timeout.unwrap_or_default()),
+            },
+        }
+    }
+
+    /// What status and log say of each backend beyond the snapshot.
+    #[must_use]
+    pub fn notes(&self) -> BTreeMap<BackendId, BackendNote> {
+        let pools = self.plan.pools.iter().zip(&self.backends);
+        let backends = pools.flat_map(|(pool, shared)| pool.backends.iter().zip(shared));
+        let notes = backends.map(|(backend, shared)| {
+            let note = BackendNote {
+                address: backend.address.to_string(),
+                unresolved: target(&backend.address, &self.resolved).err(),
+            };
+            (shared.id, note)
+        });
+        notes.collect()
+    }
+}
+
+/// Where a backend is reached now, or why nowhere.
+pub fn target(address: &BackendAddress, resolved: &Resolved) -> Result<Target, String> {
+    let look_up = |name: &String| match resolved.get(name) {
+        Some(Ok(addresses)) if !addresses.is_empty() => Ok(addresses[0]),
+        Some(Err(reason)) => Err(format!("{name} does not resolve: {reason}")),
+        _ => Err(format!("{name} was not looked up yet")),
+    };
+    Ok(match address {
+        BackendAddress::Fixed(address) => Target::Fixed(address.clone()),
+        BackendAddress::Name { host, port } => {
+            Target::Fixed(Address::Inet(SocketAddr::new(look_up(host)?, *port)))
+        }
+        BackendAddress::ListenerPort { host, offset } => Target::ListenerPort {
+            host: match host {
+                Host::Ip(ip) => *ip,
+                Host::Name(name) => look_up(name)?,
+            },
+            offset: *offset,
+        },
+    })
+}
+
+fn algorithm(algorithm: config::Algorithm) -> balance::Algorithm {
+    match algorithm {
+        config::Algorithm::RoundRobin => balance::Algorithm::RoundRobin,
+        config::Algorithm::LeastConnections => balance::Algorithm::LeastConnections,
+        config::Algorithm::PowerOfTwo => balance::Algorithm::PowerOfTwo,
+        config::Algorithm::Random => balance::Algorithm::Random,
+        config::Algorithm::SourceHash => balance::Algorithm::SourceHash,
+        config::Algorithm::First => balance::Algorithm::First,
+    }
+}
+
+fn session_times(pool: &PoolPlan) -> SessionTimes {
+    SessionTimes {
+        idle_ns: nanoseconds(pool.idle_timeout.unwrap_or_default()),
+        half_close_ns: nanoseconds(pool.half_close_timeout),
+        lifetime_ns: nanoseconds(pool.max_lifetime.unwrap_or_default()),
+    }
+}
+
+fn keepalive(keepalive: config::Keepalive) -> Keepalive {
+    let seconds = |time: Duration| u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
+    Keepalive {
+        idle_s: seconds(keepalive.idle),
+        interval_s: seconds(keepalive.interval),
+        count: keepalive.count,
+    }
+}
+
+#[must_use]
+pub fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[must_use]
+pub fn milliseconds(time: Duration) -> u32 {
+    u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
+}
