@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 
 use crate::handoff::{BackendShared, Capacity, Hatches, Snapshot};
 use crate::ids::{BackendId, Clock, ListenerId, PoolId};
-use crate::prober::{self, BackendReport, HealthChange, Prober};
+use crate::prober::{BackendReport, HealthChange, Prober, Target as Watched};
 
 /// Names by id, retired ones included.
 #[derive(Debug, Default, Clone)]
@@ -130,7 +130,7 @@ impl Board {
     }
 
     /// Replaces the set of backends that are watched.
-    pub fn watch(&self, targets: Vec<prober::Target>) {
+    pub fn watch(&self, targets: Vec<Watched>) {
         if let Some(prober) = &*self.prober.lock() {
             prober.publish(targets);
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::config::{HealthPlan, OnLoss, TcpCheck};
 use crate::handoff::{Health, Target};
 use crate::ids::{Address, Clock};
-use crate::prober::{self, OnDown, Prober, Rules};
+use crate::prober::{OnDown, Prober, Rules, Target as Watched};
 
 use super::board::Board;
 use super::failure::Failure;
@@ -28,13 +28,13 @@ pub fn start(board: &Arc<Board>, clock: Clock) -> Result<(), Failure> {
 
 /// Everyone in the world that the prober is to watch.
 #[must_use]
-pub fn targets(world: &World) -> Vec<prober::Target> {
+pub fn targets(world: &World) -> Vec<Watched> {
     let mut targets = Vec::new();
     for (p, pool) in world.plan.pools.iter().enumerate() {
         for (b, backend) in pool.backends.iter().enumerate() {
             let port = world.plan.check_port(p, b);
             let address = target(&backend.address, &world.resolved).ok();
-            targets.push(prober::Target {
+            targets.push(Watched {
                 backend: Arc::clone(&world.backends[p][b]),
                 address: address.and_then(|target| check_address(target, port)),
                 rules: match pool.health {

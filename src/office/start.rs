@@ -29,67 +29,37 @@ use super::{Office, Ready, Setup, checks, log_place, machine, notify};
 pub const SCRIBE_PATIENCE: Duration = Duration::from_secs(1);
 
 pub async fn start(setup: Setup) -> Result<Office, Failure> {
-    let plan = setup.plan;
     let signals = Signals::listen()
         .map_err(|error| Failure::CannotStart(format!("signals cannot be heard: {error}")))?;
-    let workers = workers_of(&plan.global);
-    let sessions_max = afford(&plan)?;
-    let clock = Clock::start();
+    let workers = workers_of(&setup.plan.global);
+    let sessions_max = afford(&setup.plan)?;
     let hatches = Arc::new(Hatches::new(workers).map_err(|error| no_descriptor(&error))?);
-    let process = Arc::new(Capacity::new(sessions_max));
-
-    let resolved = resolver::resolve(resolver::names_of(&plan)).await;
-    let admin = plan.admin.bind.map(admin::bind).transpose()?;
+    let admin = setup.plan.admin.bind.map(admin::bind).transpose()?;
+    let wanted_admin = setup.plan.admin.bind;
     let mut binder = Binder::new(workers);
-    let prepared = binder.prepare(&plan).await?;
     let mut registry = Registry::new(workers);
-    registry.begin();
-    let sockets = prepared.sockets.clone();
-    let (place, format) = log_place(&plan);
-    let pin = plan.global.pin;
-    let wanted_admin = plan.admin.bind;
-    let world = match World::claim(plan, resolved, sockets, &mut registry, None) {
-        Ok(world) => world,
-        Err(error) => {
-            binder.abandon(prepared);
-            return Err(Failure::CannotStart(error.to_string()));
-        }
-    };
-    registry.commit();
-    binder.commit(prepared);
-    world.apply_limits();
+    let world = settle(setup.plan, &mut binder, &mut registry).await?;
 
-    let publisher = Publisher::new(Arc::clone(&hatches));
-    let nothing = view(empty(), &world, &registry, &Reloads::default());
-    let board = Arc::new(Board::new(
-        clock,
-        Arc::clone(&hatches),
-        Arc::clone(&process),
-        nothing,
-    ));
     let kit = Kit {
-        hatches,
-        clock,
+        hatches: Arc::clone(&hatches),
+        clock: Clock::start(),
         sessions_max,
-        process,
-        pin,
+        process: Arc::new(Capacity::new(sessions_max)),
+        pin: world.plan.global.pin,
     };
-    let up = bring_up(&kit, &board, admin, (place, format));
-    let (crew, scribe, server) = match up {
-        Ok(up) => up,
-        Err(failure) => {
-            // Paths of unix sockets must not be left behind.
-            binder.release_all();
-            return Err(failure);
-        }
-    };
+    let nothing = view(empty(), &world, &registry, &Reloads::default());
+    let board = Board::new(kit.clock, kit.hatches.clone(), kit.process.clone(), nothing);
+    let board = Arc::new(board);
+    let up = bring_up(&kit, &board, admin, log_place(&world.plan));
+    // Paths of unix sockets must not be left behind.
+    let (crew, scribe, server) = up.inspect_err(|_| binder.release_all())?;
     let mut office = Office {
         file: setup.file,
         board,
         registry,
         binder,
         world,
-        publisher,
+        publisher: Publisher::new(hatches),
         phase: Phase::Serving,
         reloads: Reloads::default(),
         crew,
@@ -103,12 +73,37 @@ pub async fn start(setup: Setup) -> Result<Office, Failure> {
     office.board.watch(checks::targets(&office.world));
     office.publish();
     if !office.publisher.settled().await {
+        office.binder.release_all();
         return Err(Failure::CannotStart(
             "a worker did not take the configuration within 2 s".to_owned(),
         ));
     }
     office.announce(setup.on_ready);
     Ok(office)
+}
+
+/// Resolves, binds and claims what the first plan needs.
+async fn settle(
+    plan: Plan,
+    binder: &mut Binder,
+    registry: &mut Registry,
+) -> Result<World, Failure> {
+    let resolved = resolver::resolve(resolver::names_of(&plan)).await;
+    let prepared = binder.prepare(&plan).await?;
+    let sockets = prepared.sockets.clone();
+    registry.begin();
+    match World::claim(plan, resolved, sockets, registry, None) {
+        Ok(world) => {
+            registry.commit();
+            binder.commit(prepared);
+            world.apply_limits();
+            Ok(world)
+        }
+        Err(error) => {
+            binder.abandon(prepared);
+            Err(Failure::CannotStart(error.to_string()))
+        }
+    }
 }
 
 type Up = (Crew, Scribe, Option<admin::Server>);

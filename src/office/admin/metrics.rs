@@ -9,6 +9,7 @@ use std::sync::Arc;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, text::encode};
 use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::registry::Registry;
 
 use crate::handoff::HistogramSum;
@@ -85,9 +86,13 @@ impl Page<'_> {
             .0
             .encode_descriptor(name, help, None, MetricType::Counter)?;
         for (labels, value) in rows {
-            family
-                .encode_family(&labels)?
-                .encode_counter::<NoLabelSet, _, f64>(&value, None)?;
+            let none = None::<&Exemplar<NoLabelSet, f64>>;
+            match labels.is_empty() {
+                true => family.encode_counter(&value, none)?,
+                false => family
+                    .encode_family(&labels)?
+                    .encode_counter(&value, none)?,
+            }
         }
         Ok(())
     }
@@ -102,7 +107,10 @@ impl Page<'_> {
             .0
             .encode_descriptor(name, help, None, MetricType::Gauge)?;
         for (labels, value) in rows {
-            family.encode_family(&labels)?.encode_gauge(&value)?;
+            match labels.is_empty() {
+                true => family.encode_gauge(&value)?,
+                false => family.encode_family(&labels)?.encode_gauge(&value)?,
+            }
         }
         Ok(())
     }
