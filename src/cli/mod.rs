@@ -3,6 +3,7 @@
 //!
 //! Exit status: 0 fine, 1 failed at run time, 2 bad command line or configuration, 3 cannot start, 4 a wait ran out.
 
+mod check;
 mod run;
 mod version;
 
@@ -30,6 +31,15 @@ enum Command {
         /// The configuration file
         #[arg(short, long, value_name = "FILE", default_value = "config.toml")]
         config: PathBuf,
+    },
+    /// Validate a configuration; print the plan, what it needs, and its worst-case times
+    Check {
+        /// The configuration file
+        #[arg(short, long, value_name = "FILE", default_value = "config.toml")]
+        config: PathBuf,
+        /// Print every value that holds, defaults included
+        #[arg(long)]
+        defaults: bool,
     },
     /// Print the version and what the kernel offers
     Version,
@@ -67,6 +77,7 @@ pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let outcome = match arguments.command {
         Command::Run { config } => run::run(config),
+        Command::Check { config, defaults } => check::check(&config, defaults),
         Command::Version => version::version(),
     };
     match outcome {

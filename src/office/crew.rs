@@ -1,15 +1,18 @@
 //! Starts the workers and waits for their end. Nothing here knows what a worker does.
 
-use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use crate::config::GlobalPlan;
-use crate::handoff::{Capacity, Hatch, Hatches, Mail, Phase, Snapshot};
+use crate::handoff::{Capacity, Hatches};
 use crate::ids::Clock;
 use crate::sys;
+use crate::worker::{self, Features};
 
 use super::failure::Failure;
+
+/// Pipes that one worker keeps at most: two for each stream in full flow.
+pub const PIPES_PER_WORKER: usize = 256;
 
 /// How many workers the plan asks for: else one per core that this process may use, at most what the CPU quota carries.
 #[must_use]
@@ -43,13 +46,26 @@ impl Crew {
     /// The first worker that could not build its ring, with the remedy.
     pub fn start(kit: &Kit) -> Result<Crew, Failure> {
         let cores = sys::affinity::allowed_cores().unwrap_or_default();
+        let features =
+            Features::found().map_err(|error| Failure::CannotStart(error.to_string()))?;
         let mut threads = Vec::with_capacity(kit.hatches.workers.len());
         for (n, hatch) in kit.hatches.workers.iter().enumerate() {
             let core = match (kit.pin, cores.len()) {
                 (false, _) | (_, 0) => None,
                 (true, many) => Some(cores[n % many]),
             };
-            let thread = start_worker(kit, Arc::clone(hatch), core)
+            let setup = worker::Setup {
+                id: hatch.worker,
+                core,
+                hatch: Arc::clone(hatch),
+                hatches: Arc::clone(&kit.hatches),
+                clock: kit.clock,
+                sessions_max: kit.sessions_max,
+                pipes_max: PIPES_PER_WORKER,
+                process: Arc::clone(&kit.process),
+                features,
+            };
+            let thread = worker::start(setup)
                 .map_err(|error| Failure::CannotStart(format!("worker {n}: {error}")))?;
             threads.push(thread);
         }
@@ -72,21 +88,13 @@ impl Crew {
     }
 }
 
-/// Until the engine room is built: a worker that takes snapshots and carries nothing.
-fn start_worker(kit: &Kit, hatch: Arc<Hatch>, core: Option<usize>) -> io::Result<JoinHandle<()>> {
-    let _ = (core, kit.sessions_max, &kit.process, kit.clock);
-    std::thread::Builder::new().spawn(move || {
-        let mut current: Option<Arc<Snapshot>> = None;
-        while current
-            .as_ref()
-            .is_none_or(|snapshot| snapshot.phase == Phase::Serving)
-        {
-            std::thread::sleep(std::time::Duration::from_millis(1));
-            if let Mail::News(snapshot) = hatch.take() {
-                hatch.counters.generation.set(snapshot.generation);
-                current = Some(snapshot);
-            }
-        }
-        hatch.counters.stopped.set(1);
-    })
+/// Optional features of the kernel, by name, and whether each is found and not masked.
+///
+/// # Errors
+/// io_uring is refused, or lacks what every supported kernel has; with the remedy.
+pub fn kernel_features() -> Result<Vec<(&'static str, bool)>, Failure> {
+    match Features::found() {
+        Ok(features) => Ok(features.list().to_vec()),
+        Err(error) => Err(Failure::CannotStart(error.to_string())),
+    }
 }

@@ -5,13 +5,15 @@ use crate::config::Plan;
 use crate::config::budget::{self, Budget, Machine};
 use crate::sys;
 
-use super::crew::workers_of;
+use super::crew::{PIPES_PER_WORKER, workers_of};
 use super::failure::Failure;
 
-/// Pipes that one worker keeps at most.
-const PIPES_PER_WORKER: u32 = 256;
-/// What a worker's ring and its registered buffers take of locked memory.
-const LOCKED_BYTES_PER_WORKER: u64 = 0;
+/// A worker's submission queue and its ring of buffers.
+const LOCKED_BYTES_PER_WORKER: u64 = 320 * 1024;
+/// A completion entry, for the most that a queue can have.
+const LOCKED_BYTES_OF_COMPLETIONS: u64 = 16 * 65_536;
+/// CAP_IPC_LOCK: the kernel counts no locked memory then.
+const LOCKING_FREELY: u32 = 14;
 
 /// Holds the plan against the machine. Raises the descriptor limit first, also beyond the hard one where allowed.
 ///
@@ -37,10 +39,18 @@ pub fn survey(plan: &Plan) -> Result<Budget, Failure> {
         descriptors: descriptors.soft,
         workers,
         memory_bytes,
-        locked_bytes: LOCKED_BYTES_PER_WORKER * u64::from(workers),
-        locked_bytes_max: (locked.soft != u64::MAX).then_some(locked.soft),
-        pipes: PIPES_PER_WORKER * u32::from(workers),
+        locked_bytes: (LOCKED_BYTES_PER_WORKER + LOCKED_BYTES_OF_COMPLETIONS) * u64::from(workers),
+        locked_bytes_max: (locked.soft != u64::MAX && !locks_freely()).then_some(locked.soft),
+        pipes: u32::try_from(PIPES_PER_WORKER * usize::from(workers)).unwrap_or(u32::MAX),
         local_ports: (*local_ports.start(), *local_ports.end()),
     };
     Ok(budget::budget(plan, &machine))
+}
+
+/// Whether this process may lock as much memory as it likes.
+fn locks_freely() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let bits = effective.and_then(|text| u64::from_str_radix(text.trim(), 16).ok());
+    bits.is_some_and(|bits| bits >> LOCKING_FREELY & 1 == 1)
 }

@@ -55,7 +55,7 @@ use scribe::sink::Place;
 use signals::{Signals, Wish};
 use world::World;
 
-pub use crew::workers_of;
+pub use crew::{kernel_features, workers_of};
 pub use failure::Failure;
 pub use machine::survey;
 

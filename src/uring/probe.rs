@@ -28,6 +28,15 @@ impl Features {
         ]
     }
 
+    /// What this kernel has, less what [`MASK_VARIABLE`] takes away.
+    ///
+    /// # Errors
+    /// As [`probe`].
+    pub fn found() -> Result<Features, StartError> {
+        let mask = std::env::var(MASK_VARIABLE).unwrap_or_default();
+        probe().map(|features| features.without(&mask))
+    }
+
     /// What is left after `mask`, a comma-separated list of names.
     #[must_use]
     pub fn without(self, mask: &str) -> Features {

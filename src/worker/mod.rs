@@ -18,5 +18,6 @@ mod street;
 mod tenant;
 mod world;
 
+pub use crate::uring::Features;
 pub use engine::{Parts, Worker};
 pub use start::{Setup, start};

@@ -1,0 +1,90 @@
+//! `ringway check`: validates, and prints what would run, what it needs, and the worst-case times that follow.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::Path;
+
+use super::Ending;
+use crate::config::{HealthPlan, Plan, duration_text, worst};
+use crate::office;
+
+pub(super) fn check(file: &Path, defaults: bool) -> Result<(), Ending> {
+    let plan = crate::config::load(file)?;
+    let mut out = String::new();
+    let budget = office::survey(&plan)?;
+    let workers = office::workers_of(&plan.global);
+    let _ = describe(&mut out, &plan, workers);
+    let _ = writeln!(out, "\nbudget\n{}", indented(&budget.to_string()));
+    let _ = writeln!(
+        out,
+        "worst case\n{}",
+        indented(&worst::sentences(&plan).join("\n"))
+    );
+    if defaults {
+        // Every key with the value that holds, set or not.
+        let _ = writeln!(out, "all values\n{}", indented(&format!("{plan:#?}")));
+    }
+    print(&out);
+    for warning in budget.warnings() {
+        eprintln!("ringway: warning: {warning}");
+    }
+    let shortages = budget.shortages();
+    if !shortages.is_empty() {
+        return Err(Ending {
+            status: 3,
+            sentence: shortages.join("; "),
+        });
+    }
+    Ok(())
+}
+
+/// A reader that went away (`| head`) is no error.
+fn print(text: &str) {
+    let _ = std::io::stdout().lock().write_all(text.as_bytes());
+}
+
+fn indented(text: &str) -> String {
+    let lines = text.trim_end().lines();
+    lines.map(|line| format!("  {line}\n")).collect()
+}
+
+fn describe(out: &mut String, plan: &Plan, workers: u16) -> std::fmt::Result {
+    writeln!(out, "workers {workers}")?;
+    match plan.admin.bind {
+        Some(address) => writeln!(out, "admin http://{address}")?,
+        None => writeln!(out, "admin off")?,
+    }
+    for listener in &plan.listeners {
+        let binds: Vec<String> = listener.binds.iter().map(ToString::to_string).collect();
+        let binds = match binds.len() {
+            0..=4 => binds.join(", "),
+            many => format!("{} … {} ({many} addresses)", binds[0], binds[many - 1]),
+        };
+        let pool = &plan.pools[listener.pool].name;
+        writeln!(out, "listener {} on {binds} -> pool {pool}", listener.name)?;
+    }
+    for pool in &plan.pools {
+        let check = match &pool.health {
+            HealthPlan::None => "no check".to_owned(),
+            HealthPlan::Tcp(check) => format!("tcp check every {}", duration_text(check.interval)),
+        };
+        writeln!(
+            out,
+            "pool {}: {}, {check}",
+            pool.name,
+            pool.algorithm.word()
+        )?;
+        for backend in &pool.backends {
+            let limit = match backend.max_connections {
+                Some(limit) => format!(", at most {limit} connections"),
+                None => String::new(),
+            };
+            writeln!(
+                out,
+                "  backend {} at {}, weight {}{limit}",
+                backend.name, backend.address, backend.weight
+            )?;
+        }
+    }
+    Ok(())
+}
