@@ -1,0 +1,326 @@
+//! Two hundred reloads under load, each changing something: no client fails, a session from before the first one still
+//! carries its bytes, memory and descriptors stay flat, and what the file says is what happens.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::io::{self, Read, Write};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use support::backends::{Backend, read_line};
+use support::ringway::{Ringway, Setup, listener, pool, pool_with, single};
+use support::wait::{seconds, until};
+use support::{alone, net, pattern, process};
+
+const RELOADS: usize = 200;
+const ALGORITHMS: [&str; 6] = [
+    "round-robin",
+    "least-connections",
+    "power-of-two",
+    "random",
+    "first",
+    "source-hash",
+];
+
+/// The parts of the world that the reloads turn.
+struct Parts {
+    main: SocketAddr,
+    extra: SocketAddr,
+    range: SocketAddr,
+    backends: Vec<Backend>,
+}
+
+impl Parts {
+    /// The `n`-th configuration; consecutive ones differ in several respects.
+    fn config(&self, n: usize) -> String {
+        let mut text = listener("main", self.main, "main");
+        if n % 3 == 1 {
+            text += &listener("extra", self.extra, "main");
+        }
+        // A range of one to four ports.
+        let (ip, port) = (self.range.ip(), self.range.port());
+        text += &listener(
+            "range",
+            format!("{ip}:{port}-{}", port + (n % 4) as u16),
+            "main",
+        );
+        let lines = format!(
+            "algorithm = \"{}\"\nconnect_attempts = {}\nidle_timeout = \"{}s\"",
+            ALGORITHMS[n % ALGORITHMS.len()],
+            3 + n % 3,
+            300 + n
+        );
+        // Three of the four backends, one of them with a changing limit and weight.
+        let limit = format!("max_connections = {}\nweight = {}", 200 + n, 1 + n % 100);
+        let members: Vec<_> = (0..3)
+            .map(|i| {
+                let index = (n / 5 + i) % self.backends.len();
+                let own = if i == 0 { limit.as_str() } else { "" };
+                (
+                    ["a", "b", "c", "d"][index],
+                    self.backends[index].address.to_string(),
+                    own,
+                )
+            })
+            .collect();
+        text + &pool_with("main", &lines, "[pool.health]\nkind = \"none\"\n", &members)
+    }
+}
+
+fn round_trip(address: SocketAddr, number: u64) -> io::Result<()> {
+    let stream = net::try_connect(address)?;
+    let mut sent = vec![0; 500];
+    pattern::fill(number, 0, &mut sent);
+    let mut answer = vec![0; 500];
+    let mut stream = &stream;
+    stream.write_all(&sent)?;
+    stream.read_exact(&mut answer)?;
+    if answer == sent {
+        Ok(())
+    } else {
+        Err(io::Error::other("a wrong answer"))
+    }
+}
+
+#[test]
+fn two_hundred_reloads_under_load() {
+    let _alone = alone();
+    let parts = Parts {
+        main: net::free_address(),
+        extra: net::free_address(),
+        range: net::free_range(4),
+        backends: (0..4).map(|_| Backend::echo()).collect(),
+    };
+    let mut ringway = Setup::new(parts.config(0)).workers(2).start();
+    let mut old = net::connect(parts.main);
+    let mut position = 0;
+    let mut speak = |old: &mut std::net::TcpStream| {
+        let mut piece = vec![0; 4_000];
+        pattern::fill(1, position, &mut piece);
+        old.write_all(&piece).expect("the old session takes bytes");
+        old.read_exact(&mut piece)
+            .expect("the old session gives bytes");
+        pattern::check(1, position, &piece).expect("its own bytes");
+        position += 4_000;
+    };
+    speak(&mut old);
+
+    let stop = AtomicBool::new(false);
+    let (served, failed) = (AtomicU64::new(0), AtomicU64::new(0));
+    let mut memory = Vec::new();
+    let mut descriptors = Vec::new();
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while !stop.load(Ordering::SeqCst) {
+                    let number = served.fetch_add(1, Ordering::SeqCst);
+                    if let Err(error) = round_trip(parts.main, number) {
+                        eprintln!("client {number} failed: {error}");
+                        failed.fetch_add(1, Ordering::SeqCst);
+                    }
+                }
+            });
+        }
+        for n in 1..=RELOADS {
+            if n % 10 == 7 {
+                ringway.rewrite(parts.config(n).replace("weight =", "wieght ="));
+                assert!(
+                    !ringway.reload(),
+                    "reload {n} is invalid and must be refused"
+                );
+            } else {
+                ringway.rewrite(parts.config(n));
+                assert!(ringway.reload(), "reload {n}: {}", ringway.stderr());
+                if n % 3 == 1 {
+                    round_trip(parts.extra, 1).expect("the new listener serves");
+                }
+                let last = parts.range.port() + (n % 4) as u16;
+                round_trip((parts.range.ip(), last).into(), 2).expect("the last port of the range");
+                if n % 4 < 3 {
+                    let beyond = (parts.range.ip(), last + 1).into();
+                    net::try_connect(beyond).expect_err("a port that the range no longer has");
+                }
+            }
+            speak(&mut old);
+            // Every twelfth configuration has the same listeners.
+            if n % 12 == 0 {
+                memory.push(process::resident_kib(ringway.pid()));
+                let found = process::descriptors(ringway.pid());
+                descriptors.push(found.all - found.sockets);
+            }
+        }
+        stop.store(true, Ordering::SeqCst);
+    });
+    assert_eq!(failed.load(Ordering::SeqCst), 0, "of {served:?} clients");
+    assert!(
+        served.load(Ordering::SeqCst) > 2_000,
+        "only {served:?} clients"
+    );
+    speak(&mut old);
+    drop(old);
+    ringway.wait_empty();
+    // The first tenth is warming up; after that nothing may grow.
+    let (early, late) = (memory[2], memory[memory.len() - 1]);
+    assert!(
+        late <= early + early / 10 + 2_048,
+        "KiB over the reloads: {memory:?}"
+    );
+    let (early, late) = (descriptors[2], descriptors[descriptors.len() - 1]);
+    assert!(
+        late <= early + 4,
+        "descriptors but sockets over the reloads: {descriptors:?}"
+    );
+    ringway.rewrite(parts.config(12));
+    assert!(ringway.reload());
+    let one = process::descriptors(ringway.pid()).sockets;
+    ringway.rewrite(parts.config(24));
+    assert!(ringway.reload());
+    until(seconds(5), "sockets of listeners are as before", || {
+        process::descriptors(ringway.pid()).sockets <= one
+    });
+}
+
+/// A refused reload changes nothing and says why where people look.
+#[test]
+fn a_refused_reload_changes_nothing_and_is_reported() {
+    let backend = Backend::named("a");
+    let address = net::free_address();
+    let mut ringway = Ringway::start(single(address, backend.address));
+    ringway.rewrite(single(address, backend.address) + "surprise = 1\n");
+    assert!(!ringway.reload());
+    assert!(
+        ringway.stderr().contains("surprise"),
+        "{}",
+        ringway.stderr()
+    );
+    let status = ringway.status().to_string();
+    assert!(status.contains("surprise"), "{status}");
+    assert_eq!(read_line(net::connect(address)).expect("served"), "a");
+
+    // An address that cannot be bound refuses the whole reload, too.
+    let taken = net::listen(net::free_address());
+    let taken = taken.local_addr().expect("address");
+    let more = listener("more", taken, "main");
+    let other = Backend::named("b");
+    ringway.rewrite(more + &single(address, other.address));
+    // Bound again by us: the listener was dropped at the end of its statement.
+    let _held = net::listen(taken);
+    assert!(!ringway.reload());
+    assert!(
+        ringway.stderr().contains(&taken.to_string()),
+        "{}",
+        ringway.stderr()
+    );
+    assert_eq!(read_line(net::connect(address)).expect("served"), "a");
+
+    // What a process cannot change is refused and named.
+    let text = format!(
+        "[global]\nworkers = 2\npin = \"off\"\n[admin]\nbind = \"{}\"\n{}",
+        ringway.admin(),
+        single(address, backend.address)
+    );
+    ringway.write_raw(&text);
+    assert!(!ringway.reload());
+    assert!(ringway.stderr().contains("workers"), "{}", ringway.stderr());
+}
+
+/// Removed listeners stop accepting, their sessions live on; removed backends drain.
+#[test]
+fn what_is_removed_keeps_its_sessions() {
+    let (a, b) = (Backend::named("a"), Backend::named("b"));
+    let (one, two) = (net::free_address(), net::free_address());
+    let both = listener("one", one, "main") + &listener("two", two, "main");
+    let mut ringway = Ringway::start(both + &pool("main", "", &[("a", a.address)]));
+    let mut old = net::connect(two);
+    assert_eq!(read_line(&old).expect("a name"), "a");
+
+    ringway.rewrite(listener("one", one, "main") + &pool("main", "", &[("b", b.address)]));
+    assert!(ringway.reload());
+    net::try_connect(two).expect_err("the removed listener does not accept");
+    assert_eq!(read_line(net::connect(one)).expect("a name"), "b");
+    old.write_all(b"still here\n").expect("send");
+    assert_eq!(read_line(&old).expect("echo"), "still here");
+    drop(old);
+    until(
+        seconds(5),
+        "the old session has ended at its backend",
+        || a.active() == 0,
+    );
+    ringway.wait_empty();
+}
+
+/// `on_drain = "close"`: a removed backend's sessions are closed, those of others not.
+#[test]
+fn on_drain_close_ends_the_sessions_of_a_removed_backend() {
+    let (a, b) = (Backend::named("a"), Backend::named("b"));
+    let address = net::free_address();
+    let lines = "algorithm = \"round-robin\"\non_drain = \"close\"";
+    let body = |members: &[(&str, SocketAddr)]| {
+        listener("main", address, "main") + &pool("main", lines, members)
+    };
+    let mut ringway = Ringway::start(body(&[("a", a.address), ("b", b.address)]));
+    let mut sessions: Vec<_> = (0..10)
+        .map(|_| {
+            let stream = net::connect(address);
+            let name = read_line(&stream).expect("a name");
+            (stream, name)
+        })
+        .collect();
+    ringway.rewrite(body(&[("b", b.address)]));
+    assert!(ringway.reload());
+    for (stream, name) in &mut sessions {
+        if name == "a" {
+            stream
+                .set_read_timeout(Some(seconds(3)))
+                .expect("a time limit");
+            let ended = stream.read(&mut [0; 1]);
+            assert!(
+                matches!(&ended, Ok(0)) || ended.as_ref().is_err_and(net::is_reset),
+                "{ended:?}"
+            );
+        } else {
+            stream.write_all(b"on\n").expect("send");
+            assert_eq!(read_line(&*stream).expect("echo"), "on");
+        }
+    }
+    let drained = ringway
+        .metrics()
+        .sum("ringway_session_ends_total", &[("end", "drained")]);
+    assert_eq!(drained, 5.0);
+}
+
+/// New limits hold at once, for those who come.
+#[test]
+fn a_changed_limit_holds_at_once() {
+    let backend = Backend::named("a");
+    let address = net::free_address();
+    let body = |limit: u32| {
+        format!(
+            "[[listener]]\nname = \"main\"\nbind = \"{address}\"\npool = \"main\"\nmax_connections = {limit}\n\n"
+        ) + &pool("main", "", &[("a", backend.address)])
+    };
+    let mut ringway = Ringway::start(body(5));
+    let open = || {
+        let stream = net::connect(address);
+        stream
+            .set_read_timeout(Some(Duration::from_secs(5)))
+            .expect("a time limit");
+        read_line(&stream).map(|_| stream)
+    };
+    let mut kept: Vec<_> = (0..5).map(|_| open().expect("within the limit")).collect();
+    open().expect_err("over the limit");
+    ringway.rewrite(body(8));
+    assert!(ringway.reload());
+    kept.extend((0..3).map(|_| open().expect("within the new limit")));
+    open().expect_err("over the new limit");
+    ringway.rewrite(body(2));
+    assert!(ringway.reload());
+    open().expect_err("over the lowered limit");
+    for stream in &mut kept {
+        stream.write_all(b"x\n").expect("send");
+        assert_eq!(read_line(&*stream).expect("a kept session lives"), "x");
+    }
+}

@@ -1,0 +1,291 @@
+//! What clients that do nothing cost: stalled readers take no CPU and slow nobody down, idle sessions take next to no
+//! memory and no buffer.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use support::backends::Backend;
+use support::ringway::{Front, Ringway, Setup, single};
+use support::wait::{seconds, until};
+use support::{alone, net, pattern, process};
+
+const SMALL: usize = 8 * 1024;
+
+/// Writes the pattern until every buffer on the way is full; returns how much went in.
+fn fill_up(stream: &TcpStream, seed: u64) -> u64 {
+    stream.set_nonblocking(true).expect("non-blocking");
+    let mut piece = vec![0; 64 * 1024];
+    let mut sent = 0;
+    let mut quiet_since = Instant::now();
+    while quiet_since.elapsed() < Duration::from_millis(250) {
+        pattern::fill(seed, sent, &mut piece);
+        match (&mut &*stream).write(&piece) {
+            Ok(n) => {
+                sent += n as u64;
+                quiet_since = Instant::now();
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                thread::sleep(Duration::from_millis(5));
+            }
+            Err(error) => panic!("{error} while filling the buffers"),
+        }
+    }
+    stream.set_nonblocking(false).expect("blocking");
+    sent
+}
+
+/// Fifty sessions that nobody reads, half of them in each direction.
+#[test]
+fn fifty_stalled_sessions_cost_no_cpu_and_lose_nothing() {
+    let _alone = alone();
+    let backend = Backend::hold();
+    let front = Front::with(backend.address, |setup| setup.workers(2));
+    let clients: Vec<_> = (0..50).map(|_| net::connect(front.address)).collect();
+    until(seconds(10), "all sessions reached the backend", || {
+        backend.accepted() == 50
+    });
+    let far: Vec<Arc<TcpStream>> = backend.held();
+    let sent: Vec<u64> = thread::scope(|scope| {
+        let up = clients[..25]
+            .iter()
+            .map(|stream| scope.spawn(|| fill_up(stream, 1)));
+        let fillers: Vec<_> = up.collect();
+        fillers
+            .into_iter()
+            .map(|filler| filler.join().expect("a filler"))
+            .collect()
+    });
+    // The far ends come in no order: those that got bytes belong to the first half.
+    let (full, empty): (Vec<_>, Vec<_>) = far.iter().partition(|stream| {
+        stream.set_nonblocking(true).expect("non-blocking");
+        let got = stream.peek(&mut [0; 1]).is_ok();
+        stream.set_nonblocking(false).expect("blocking");
+        got
+    });
+    assert_eq!((full.len(), empty.len()), (25, 25));
+    let sent_back: Vec<u64> = thread::scope(|scope| {
+        let down = empty
+            .iter()
+            .map(|stream| scope.spawn(|| fill_up(stream, 2)));
+        let fillers: Vec<_> = down.collect();
+        fillers
+            .into_iter()
+            .map(|filler| filler.join().expect("a filler"))
+            .collect()
+    });
+
+    if let Some(ringway) = front.ringway() {
+        assert_no_cpu(ringway);
+        assert_eq!(
+            ringway.metric("ringway_sessions_active"),
+            50.0,
+            "none was cut"
+        );
+    }
+
+    // Everybody reads, and everything arrives.
+    let total_up: u64 = thread::scope(|scope| {
+        for stream in &clients[..25] {
+            stream
+                .shutdown(std::net::Shutdown::Write)
+                .expect("half-close");
+        }
+        let readers = full.iter().map(|stream| {
+            scope.spawn(|| pattern::receive_to_end(&***stream, 1).expect("all bytes"))
+        });
+        let readers: Vec<_> = readers.collect();
+        readers
+            .into_iter()
+            .map(|reader| reader.join().expect("a reader"))
+            .sum()
+    });
+    assert_eq!(total_up, sent.iter().sum::<u64>());
+    let total_down: u64 = thread::scope(|scope| {
+        for stream in &empty {
+            stream
+                .shutdown(std::net::Shutdown::Write)
+                .expect("half-close");
+        }
+        let readers = clients[25..].iter().map(|stream| {
+            scope.spawn(move || pattern::receive_to_end(stream, 2).expect("all bytes"))
+        });
+        let readers: Vec<_> = readers.collect();
+        readers
+            .into_iter()
+            .map(|reader| reader.join().expect("a reader"))
+            .sum()
+    });
+    assert_eq!(total_down, sent_back.iter().sum::<u64>());
+}
+
+/// Less than a thousandth of a core over the whole time. One busy moment of the office may spoil a try, not all.
+fn assert_no_cpu(ringway: &Ringway) {
+    let span = if support::soak() {
+        seconds(30)
+    } else {
+        seconds(10)
+    };
+    let mut seen = Vec::new();
+    for _ in 0..2 {
+        let before = process::cpu_time(ringway.pid());
+        thread::sleep(span);
+        let used = process::cpu_time(ringway.pid()) - before;
+        seen.push(used);
+        if used < span / 1_000 {
+            return;
+        }
+    }
+    panic!("CPU in {span:?}: {seen:?}");
+}
+
+/// Connect, one message there and back, close: how long.
+fn fresh_session(address: SocketAddr) -> Duration {
+    let began = Instant::now();
+    let mut stream = net::connect(address);
+    stream.write_all(b"fresh").expect("send");
+    stream.read_exact(&mut [0; 5]).expect("the echo");
+    began.elapsed()
+}
+
+/// The p99 of fresh sessions, each measured right after one of the other kind.
+fn paired_p99(idle: SocketAddr, busy: SocketAddr, rounds: usize) -> (Duration, Duration) {
+    let mut took = [Vec::new(), Vec::new()];
+    for round in 0..rounds {
+        // Who is first changes, so that neither always has the warmer caches.
+        let order = if round % 2 == 0 { [0, 1] } else { [1, 0] };
+        for which in order {
+            took[which].push(fresh_session([idle, busy][which]));
+        }
+    }
+    let [idle, busy] = took.map(|mut took| {
+        took.sort();
+        took[rounds * 99 / 100]
+    });
+    (idle, busy)
+}
+
+#[test]
+fn three_thousand_stalled_sessions_slow_nobody_down() {
+    let _alone = alone();
+    let echo = Backend::echo();
+    let idle = net::free_address();
+    let _quiet = Ringway::start(single(idle, echo.address));
+
+    // The stalled ones have a listener and a backend of their own in the same process.
+    let listener = net::listen_with(net::free_address(), SMALL).expect("listen");
+    let stalled = Backend::hold_on(listener);
+    let (busy, front) = (net::free_address(), net::free_address());
+    let stalled_part = single(front, stalled.address).replace("\"main\"", "\"stalled\"");
+    let loaded = Ringway::start(single(busy, echo.address) + &stalled_part);
+    let clients: Vec<_> = (0..3_000)
+        .map(|_| {
+            let stream = net::connect_with(None, front, SMALL).expect("connect");
+            socket2::SockRef::from(&stream)
+                .set_send_buffer_size(SMALL)
+                .expect("SO_SNDBUF");
+            stream
+        })
+        .collect();
+    until(seconds(30), "all reached the backend", || {
+        stalled.accepted() == 3_000
+    });
+    let mut quiet = 0;
+    let piece = vec![7; 32 * 1024];
+    for stream in &clients {
+        stream.set_nonblocking(true).expect("non-blocking");
+    }
+    // Round and round until nobody takes anything any more.
+    while quiet < 3 {
+        let moved = clients
+            .iter()
+            .filter(|stream| (&mut &**stream).write(&piece).is_ok())
+            .count();
+        quiet = if moved == 0 { quiet + 1 } else { 0 };
+        thread::sleep(Duration::from_millis(30));
+    }
+
+    paired_p99(idle, busy, 300);
+    let mut ratios: Vec<f64> = Vec::new();
+    // The machine's noise is in the tail: the median of several pairs, and a second look before a verdict.
+    for _ in 0..3 {
+        for _ in 0..5 {
+            let (idle, busy) = paired_p99(idle, busy, 400);
+            ratios.push(busy.as_secs_f64() / idle.as_secs_f64());
+        }
+        ratios.sort_by(f64::total_cmp);
+        if ratios[ratios.len() / 2] <= 1.2 {
+            break;
+        }
+    }
+    let median = ratios[ratios.len() / 2];
+    eprintln!("p99 beside 3,000 stalled sessions: {median:.2} of idle ({ratios:.2?})");
+    assert!(median <= 1.2, "p99 grew to {median:.2} times: {ratios:.2?}");
+    assert_eq!(
+        loaded.metric("ringway_sessions_active"),
+        3_000.0,
+        "none was cut"
+    );
+}
+
+/// Five thousand sessions that have spoken once and are silent now.
+#[test]
+fn an_idle_session_costs_little_memory_and_no_buffer() {
+    let _alone = alone();
+    const SESSIONS: usize = 5_000;
+    let backend = Backend::hold();
+    let address = net::free_address();
+    let ringway = Setup::new(single(address, backend.address)).start();
+    // The first sessions warm what all share.
+    let open = |count: usize| -> Vec<TcpStream> {
+        (0..count)
+            .map(|_| {
+                let mut stream = net::connect(address);
+                stream.write_all(b"here I am").expect("send");
+                stream
+            })
+            .collect()
+    };
+    let mut clients = open(200);
+    let settled = |count: usize| {
+        until(seconds(60), "all sessions reached the backend", || {
+            backend.accepted() == count as u64
+        });
+        for stream in backend.held() {
+            (&mut &*stream).read_exact(&mut [0; 1]).expect("a byte");
+        }
+    };
+    settled(200);
+    ringway.metrics();
+    let before = process::resident_kib(ringway.pid());
+    clients.extend(open(SESSIONS));
+    settled(200 + SESSIONS);
+    until(seconds(10), "no buffer is held by idle sessions", || {
+        ringway.metric("ringway_buffers_held") == 0.0
+    });
+    assert_eq!(
+        ringway.metric("ringway_sessions_active"),
+        (200 + SESSIONS) as f64
+    );
+    assert_eq!(ringway.metric("ringway_pipes_open") * 2.0, {
+        process::descriptors(ringway.pid()).pipe_ends as f64
+    });
+    let after = process::resident_kib(ringway.pid());
+    let each = (after.saturating_sub(before)) as f64 * 1024.0 / SESSIONS as f64;
+    eprintln!("an idle session costs {each:.0} bytes of the process's own memory");
+    assert!(
+        each < 2_048.0,
+        "{each:.0} bytes: from {before} to {after} KiB"
+    );
+
+    // All of them still work.
+    for (number, stream) in clients.iter_mut().enumerate().step_by(97) {
+        stream.write_all(&[number as u8]).expect("still open");
+    }
+    drop(clients);
+}
