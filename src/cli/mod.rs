@@ -4,6 +4,7 @@
 //! Exit status: 0 fine, 1 failed at run time, 2 bad command line or configuration, 3 cannot start, 4 a wait ran out.
 
 mod check;
+mod demo;
 mod run;
 mod version;
 
@@ -40,6 +41,15 @@ enum Command {
         /// Print every value that holds, defaults included
         #[arg(long)]
         defaults: bool,
+    },
+    /// Watch it work, needing nothing: built-in backends and clients, a backend dies and comes back
+    Demo {
+        /// End after this many seconds
+        #[arg(long, value_name = "N")]
+        seconds: Option<u64>,
+        /// Send no traffic and kill nothing: for a client of your own
+        #[arg(long)]
+        no_load: bool,
     },
     /// Print the version and what the kernel offers
     Version,
@@ -78,6 +88,7 @@ pub fn main() -> ExitCode {
     let outcome = match arguments.command {
         Command::Run { config } => run::run(config),
         Command::Check { config, defaults } => check::check(&config, defaults),
+        Command::Demo { seconds, no_load } => demo::demo(seconds, !no_load),
         Command::Version => version::version(),
     };
     match outcome {

@@ -7,7 +7,7 @@ use crate::config::GlobalPlan;
 use crate::handoff::{Capacity, Hatches};
 use crate::ids::Clock;
 use crate::sys;
-use crate::worker::{self, Features};
+use crate::worker::{Features, Setup as WorkerSetup, start as start_worker};
 
 use super::failure::Failure;
 
@@ -54,7 +54,7 @@ impl Crew {
                 (false, _) | (_, 0) => None,
                 (true, many) => Some(cores[n % many]),
             };
-            let setup = worker::Setup {
+            let setup = WorkerSetup {
                 id: hatch.worker,
                 core,
                 hatch: Arc::clone(hatch),
@@ -65,7 +65,7 @@ impl Crew {
                 process: Arc::clone(&kit.process),
                 features,
             };
-            let thread = worker::start(setup)
+            let thread = start_worker(setup)
                 .map_err(|error| Failure::CannotStart(format!("worker {n}: {error}")))?;
             threads.push(thread);
         }
