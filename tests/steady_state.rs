@@ -1,0 +1,275 @@
+//! A warm worker allocates nothing: a worker with the real kernel carries messages and streams while an allocator counts
+//! what its thread asks for.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ringway::balance::{Algorithm, Chooser};
+use ringway::handoff::{
+    Backend, BackendOptions, BackendShared, Capacity, Hatches, ListenSocket, Listener,
+    ListenerShared, Phase, Pool, PoolShared, SessionTimes, Snapshot, Spin, Target, WaitRules,
+    Waiters,
+};
+use ringway::ids::{Address, BackendId, Clock, ListenerId, PoolId, SocketId, WorkerId};
+use ringway::uring::{self, Features};
+use ringway::worker;
+
+thread_local! {
+    static IS_WORKER: Cell<Option<bool>> = const { Cell::new(None) };
+}
+
+static COUNTING: AtomicBool = AtomicBool::new(false);
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+
+struct Counting;
+
+fn count() {
+    if !COUNTING.load(Ordering::Relaxed) {
+        return;
+    }
+    let on_worker = IS_WORKER.try_with(|known| {
+        if let Some(known) = known.get() {
+            return known;
+        }
+        // Asking for the name may allocate: say no meanwhile.
+        known.set(Some(false));
+        let is_worker = thread::current()
+            .name()
+            .is_some_and(|name| name.starts_with("worker-"));
+        known.set(Some(is_worker));
+        is_worker
+    });
+    if on_worker.unwrap_or(false) {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+// SAFETY: everything is passed on to the system's allocator unchanged; counting touches no memory that it manages.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: the caller's promises are passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promises are passed on.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        count();
+        // SAFETY: the caller's promises are passed on.
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Echoes whatever comes, one thread per connection.
+fn echo_server() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            thread::spawn(move || {
+                let mut buffer = vec![0; 256 * 1024];
+                while let Ok(bytes) = stream.read(&mut buffer) {
+                    if bytes == 0 || stream.write_all(&buffer[..bytes]).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    address
+}
+
+struct Balancer {
+    address: SocketAddr,
+    hatches: Arc<Hatches>,
+    backend: Arc<BackendShared>,
+    clock: Clock,
+    thread: thread::JoinHandle<()>,
+}
+
+fn snapshot(
+    generation: u64,
+    phase: Phase,
+    listener: Option<Arc<Listener>>,
+    pool: &Arc<Pool>,
+) -> Arc<Snapshot> {
+    Arc::new(Snapshot {
+        generation,
+        phase,
+        listeners: listener.into_iter().collect(),
+        pools: vec![Arc::clone(pool)],
+        spin: Spin::Off,
+        journal: true,
+    })
+}
+
+fn pool_of(backend: &Arc<BackendShared>, target: SocketAddr) -> Arc<Pool> {
+    Arc::new(Pool {
+        shared: Arc::new(PoolShared::new(PoolId(0), "p", 1)),
+        chooser: Chooser::new(Algorithm::LeastConnections, &[100], &["b"]),
+        hash_seed: 0,
+        hash_port: false,
+        backends: vec![Backend {
+            shared: Arc::clone(backend),
+            target: Target::Fixed(Address::Inet(target)),
+            weight: 100,
+        }],
+        source: Vec::new(),
+        waiters: Arc::new(Waiters::new(16)),
+        wait: WaitRules {
+            timeout_ns: 1_000_000_000,
+            leave_on_fin: false,
+        },
+        connect_timeout_ns: 1_000_000_000,
+        connect_attempts: 3,
+        connect_budget_ns: 3_000_000_000,
+        times: SessionTimes::default(),
+        options: BackendOptions {
+            keepalive: None,
+            user_timeout_ms: 0,
+        },
+    })
+}
+
+impl Balancer {
+    fn start(features: Features) -> Balancer {
+        let hatches = Arc::new(Hatches::new(1).unwrap());
+        let clock = Clock::start();
+        let thread = worker::start(worker::Setup {
+            id: WorkerId(0),
+            core: None,
+            hatch: Arc::clone(&hatches.workers[0]),
+            hatches: Arc::clone(&hatches),
+            clock,
+            sessions_max: 256,
+            pipes_max: 64,
+            process: Arc::new(Capacity::new(256)),
+            features,
+        })
+        .unwrap();
+        let bound = TcpListener::bind("127.0.0.1:0").unwrap();
+        bound.set_nonblocking(true).unwrap();
+        let address = bound.local_addr().unwrap();
+        let backend = Arc::new(BackendShared::new(BackendId(0), "p", "b", true, 1));
+        let pool = pool_of(&backend, echo_server());
+        let socket = ListenSocket {
+            id: SocketId(0),
+            address: Address::Inet(address),
+            descriptors: vec![OwnedFd::from(bound)],
+            unlink: None,
+        };
+        let listener = Arc::new(Listener {
+            shared: Arc::new(ListenerShared::new(ListenerId(0), "l", 1)),
+            pool: PoolId(0),
+            sockets: vec![Arc::new(socket)],
+            wants_address: true,
+        });
+        hatches.post(&snapshot(1, Phase::Serving, Some(listener), &pool));
+        Balancer {
+            address,
+            hatches,
+            backend,
+            clock,
+            thread,
+        }
+    }
+
+    /// Drains, and waits until the worker has ended.
+    fn stop(self) {
+        let now = self.clock.now();
+        let phase = Phase::Draining {
+            close_from: now,
+            close_until: now,
+        };
+        let pool = pool_of(&self.backend, self.address);
+        self.hatches.post(&snapshot(2, phase, None, &pool));
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while self.hatches.workers[0].counters.stopped.read() == 0 {
+            assert!(Instant::now() < deadline, "the worker did not stop");
+            thread::yield_now();
+        }
+        self.thread.join().unwrap();
+    }
+}
+
+fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(10)))
+        .unwrap();
+    stream
+        .set_write_timeout(Some(Duration::from_secs(10)))
+        .unwrap();
+    stream
+}
+
+/// Sends `bytes` patterned bytes and reads them back, both at once.
+fn round_trip(stream: &TcpStream, bytes: usize, seed: usize) {
+    let pattern: Vec<u8> = (0..bytes).map(|n| ((n * 31 + seed) % 251) as u8).collect();
+    let mut back = vec![0; bytes];
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut writer = stream;
+            writer.write_all(&pattern).unwrap();
+        });
+        let mut reader = stream;
+        reader.read_exact(&mut back).unwrap();
+    });
+    assert!(back == pattern, "bytes differ");
+}
+
+fn traffic(address: SocketAddr) {
+    let kept: Vec<TcpStream> = (0..8).map(|_| connect(address)).collect();
+    for turn in 0..50 {
+        for stream in &kept {
+            round_trip(stream, 64 + turn, turn);
+        }
+        round_trip(&connect(address), 4096, turn);
+    }
+    for stream in &kept {
+        round_trip(stream, 6_000_000, 7);
+    }
+}
+
+#[test]
+fn a_warm_worker_allocates_nothing() {
+    let balancer = Balancer::start(uring::probe().unwrap());
+    traffic(balancer.address);
+    traffic(balancer.address);
+    COUNTING.store(true, Ordering::SeqCst);
+    traffic(balancer.address);
+    COUNTING.store(false, Ordering::SeqCst);
+    let spliced = balancer.backend.workers[0].spliced_bytes.read();
+    assert!(
+        spliced > 100_000_000,
+        "the streams were to be spliced, but only {spliced} bytes were"
+    );
+    balancer.stop();
+    assert_eq!(
+        ALLOCATIONS.load(Ordering::SeqCst),
+        0,
+        "allocations in a warm worker"
+    );
+}
+
+#[test]
+fn without_optional_kernel_features_bytes_arrive_too() {
+    let balancer = Balancer::start(Features::default());
+    traffic(balancer.address);
+    balancer.stop();
+}
