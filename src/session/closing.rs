@@ -65,6 +65,9 @@ impl TcpSession {
         for side in Side::BOTH {
             let connecting = side == Side::Backend && self.connecting != Operation::Off;
             let sending = self.pumps[side.other()].sending;
+            if sending {
+                desk.act(Action::Hurry);
+            }
             let socket = &mut self.sockets[side];
             if socket.open && socket.in_flight() == 0 && !connecting && !sending {
                 socket.open = false;

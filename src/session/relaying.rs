@@ -164,6 +164,8 @@ impl TcpSession {
     /// Does the next thing for the direction from `from`, unless an answer is awaited.
     pub(super) fn advance<T: Ticket>(&mut self, from: Side, desk: &mut Desk<'_, T>) {
         let blocked = self.is_blocked(from);
+        // The answer of a whole send does not end a turn's sleep: whoever waits for one must ask.
+        self.hurry_if_sending(from, desk);
         let pump = &mut self.pumps[from];
         if blocked || pump.dropped || pump.delivered || pump.sending || pump.yielding {
             return;
@@ -321,7 +323,6 @@ impl TcpSession {
 
     fn on_source_end<T: Ticket>(&mut self, from: Side, desk: &mut Desk<'_, T>) {
         self.on_source_end_noted(from);
-        self.hurry_if_sending(from, desk);
         self.advance(from, desk);
     }
 
