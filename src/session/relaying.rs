@@ -174,11 +174,10 @@ impl TcpSession {
             let fill = self.may_fill(from);
             desk.act(Action::Move { from, fill });
         } else if let Some(parcel) = desk.parcels.pop_front(&mut pump.line) {
+            // Where there was a line, there is always something to do after it: the next parcel, the end, or the source.
             pump.sending = true;
-            if pump.ended || !pump.line.is_empty() {
-                desk.act(Action::Hurry);
-            }
             desk.act(Action::Send(from.other(), parcel));
+            desk.act(Action::Hurry);
         } else if pump.ended {
             self.pass_end_on(from, desk);
         } else {
