@@ -1,6 +1,8 @@
 //! A warm worker allocates nothing: a worker with the real kernel carries messages and streams while an allocator counts
 //! what its thread asks for.
 
+#![allow(clippy::unwrap_used)]
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::io::{Read, Write};
