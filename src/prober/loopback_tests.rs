@@ -14,6 +14,7 @@ use socket2::{Domain, Socket, Type};
 use super::{BackendReport, OnDown, Prober, Reason, Rules, Target};
 use crate::handoff::{BackendShared, Hatches, Health};
 use crate::ids::{Address, BackendId, CheckResult, Clock, millis};
+use crate::sys::thread_cpu::thread_cpu_ns;
 
 const RULES: Rules = Rules {
     interval_ns: millis(40),
@@ -457,6 +458,7 @@ fn checking_500_backends_every_500_ms_costs_little() {
     let mut story = Story::begin("child_measures_cpu", "");
     let percent: f64 = story.hear("percent").parse().unwrap();
     println!("500 backends every 500 ms: {percent:.2} % of one core");
+    // 5 % is the aim; the rest is for an unoptimised build on a busy machine. Loopback's other end is in it, too.
     assert!(percent < 8.0, "{percent} % of one core");
 }
 
@@ -465,6 +467,7 @@ fn checking_500_backends_every_500_ms_costs_little() {
 fn child_measures_cpu() {
     let listener = TcpListener::bind("0.0.0.0:0").unwrap();
     let port = listener.local_addr().unwrap().port();
+    let alive = SocketAddr::from(([127, 0, 0, 1], port));
     std::thread::spawn(move || for _client in listener.incoming() {});
     let targets = (0..500u16)
         .map(|id| {
@@ -489,7 +492,15 @@ fn child_measures_cpu() {
     let (checks, cpu_ns) = (ok() - checks, prober_cpu_ns() - cpu_ns);
     let elapsed_ns = began.elapsed().as_nanos() as f64;
     assert!(checks > 2_400, "{checks} checks in 3 s");
-    println!("{checks} checks, {} ns each", cpu_ns / checks);
+    let (bare_ns, bare_checks) = (thread_cpu_ns(), 2_000);
+    for _ in 0..bare_checks {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.set_linger(Some(Duration::ZERO)).unwrap();
+        socket.connect(&alive.into()).unwrap();
+    }
+    let bare_ns = (thread_cpu_ns() - bare_ns) / bare_checks;
+    let each_ns = cpu_ns / checks;
+    println!("{checks} checks, {each_ns} ns each; bare sockets: {bare_ns} ns");
     println!("percent {}", cpu_ns as f64 / elapsed_ns * 100.0);
 }
 

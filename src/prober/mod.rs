@@ -33,7 +33,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use crate::handoff::Hatches;
-use crate::ids::Clock;
+use crate::ids::{Clock, Nanos};
 
 use self::chance::Chance;
 use self::roster::Roster;
@@ -166,16 +166,18 @@ fn live(
     };
     let _ = tell_started.send(Ok(()));
     let seed = RandomState::new().hash_one(clock.now());
-    runtime.block_on(
-        Watch {
-            roster: Roster::new(Chance::from_seed(seed)),
-            desk,
-            hatches,
-            changes,
-            clock,
-            stall: Rc::new(StallWatch::new()),
-            checks: JoinSet::new(),
-        }
-        .run(),
-    );
+    let watch = Watch {
+        roster: Roster::new(Chance::from_seed(seed)),
+        desk,
+        hatches,
+        changes,
+        clock,
+        stall: Rc::new(StallWatch::new()),
+        checks: JoinSet::new(),
+        gate: Nanos::ZERO,
+    };
+    // As a task of its own, not as the future that is blocked on: tasks wake each other without a system call.
+    runtime.block_on(async {
+        let _ = tokio_uring::spawn(watch.run()).await;
+    });
 }

@@ -22,8 +22,8 @@ use super::stall::{BEAT_NS, StallWatch};
 use super::target::Target;
 use super::{IN_FLIGHT_MAX, tcp};
 
-/// Checks due within this time are started together: one wake-up, one system call to submit them all.
-const TOGETHER_NS: u64 = millis(4);
+/// Checks are started at most this often, all that are due together: one wake-up, one system call to submit them.
+const TOGETHER_NS: u64 = millis(8);
 /// How long checks in flight may take to end once the prober is told to stop.
 const LAST_ANSWERS: Duration = Duration::from_millis(500);
 
@@ -49,6 +49,8 @@ pub struct Watch {
     pub clock: Clock,
     pub stall: Rc<StallWatch>,
     pub checks: JoinSet<Found>,
+    /// No check is started before this moment.
+    pub gate: Nanos,
 }
 
 impl Watch {
@@ -70,14 +72,19 @@ impl Watch {
             return;
         };
         self.roster.publish(targets, now);
+        self.gate = now;
         *self.desk.histories.lock() = self.roster.histories();
     }
 
     fn start_due(&mut self, now: Nanos) {
+        if now < self.gate {
+            return;
+        }
         while self.checks.len() < IN_FLIGHT_MAX {
             let Some(assignment) = self.roster.take_due(now) else {
                 return;
             };
+            self.gate = now.after(TOGETHER_NS);
             let (clock, stall) = (self.clock, Rc::clone(&self.stall));
             self.checks.spawn_local(async move {
                 let finding = tcp::check(&assignment, now, clock, &stall).await;
@@ -110,7 +117,7 @@ impl Watch {
         } else {
             now.after(BEAT_NS)
         };
-        let wake = due.max(now.after(TOGETHER_NS)).min(beat);
+        let wake = due.max(self.gate).max(now).min(beat);
         self.stall.sleep_until(wake);
         // A sleeper without a plan looks up once an hour: tokio's clock does not reach as far as ours.
         let pause = Duration::from_nanos(wake.since(now)).min(Duration::from_secs(3_600));
