@@ -4,6 +4,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -119,6 +120,25 @@ fn up_when_it_listens_down_when_it_does_not_and_back() {
     let report = &prober.report()[0];
     assert_eq!(report.health, Health::Down);
     assert!(count(report, CheckResult::Refused) >= 4 && count(report, CheckResult::Ok) >= 2);
+    assert!(prober.stop());
+}
+
+#[test]
+fn every_workers_bell_rings_when_health_changes() {
+    let (_listener, address) = listener();
+    let hatches = Arc::new(Hatches::new(2).unwrap());
+    let mut bells: Vec<fs::File> = hatches
+        .workers
+        .iter()
+        .map(|hatch| hatch.doorbell.as_fd().try_clone_to_owned().unwrap().into())
+        .collect();
+    let prober = Prober::start(Arc::clone(&hatches), Clock::start()).unwrap();
+    let target = target(0, address.into());
+    prober.publish(vec![target.clone()]);
+    for bell in &mut bells {
+        within_ten_seconds(|| bell.read(&mut [0; 8]).is_ok());
+        assert_eq!(target.backend.verdict.health(), Health::Up);
+    }
     assert!(prober.stop());
 }
 
@@ -360,8 +380,7 @@ fn standing_still_is_not_the_backends_fault() {
     std::thread::sleep(Duration::from_millis(800));
     story.signal("-CONT");
     drop(story.child.stdin.take());
-    let void: u64 = story.hear("void").parse().unwrap();
-    assert_eq!(void, 1);
+    assert_ne!(story.hear("void"), "0");
 }
 
 #[test]
@@ -372,16 +391,19 @@ fn child_checks_until_stdin_closes() {
     target.rules.as_mut().unwrap().timeout_ns = millis(400);
     let prober = start();
     prober.publish(vec![target.clone()]);
-    // The check is in flight once its next moment is not known any more.
-    within_ten_seconds(|| {
-        prober
-            .report()
+    let made = || -> u64 {
+        let report = prober.report();
+        report
             .first()
-            .is_some_and(|report| report.latest.next_check.is_none())
-    });
+            .map_or(0, |report| report.checks.iter().sum())
+    };
+    // The first check's timeout ends the grace, too: from then on nothing but the check in flight is on the agenda. It
+    // is in flight once the next one's moment is not known.
+    within_ten_seconds(|| made() >= 1);
+    within_ten_seconds(|| prober.report()[0].latest.next_check.is_none());
     println!("begun");
     wait_for_stdin_to_close();
-    within_ten_seconds(|| prober.report()[0].latest.found_at.is_some());
+    within_ten_seconds(|| made() >= 2);
     println!("void {}", count(&prober.report()[0], CheckResult::Void));
 }
 
@@ -456,16 +478,23 @@ fn child_counts_descriptors() {
 #[test]
 fn checking_500_backends_every_500_ms_costs_little() {
     let mut story = Story::begin("child_measures_cpu", "");
-    let percent: f64 = story.hear("percent").parse().unwrap();
-    println!("500 backends every 500 ms: {percent:.2} % of one core");
-    // 5 % is the aim; the rest is for an unoptimised build on a busy machine. Loopback's other end is in it, too.
-    assert!(percent < 8.0, "{percent} % of one core");
+    let mut number = |word: &str| story.hear(word).parse::<f64>().unwrap();
+    let (each_ns, bare_ns) = (number("each_ns"), number("bare_ns"));
+    let percent = number("percent");
+    println!("{each_ns} ns a check (bare sockets {bare_ns}), {percent:.2} % of one core");
+    // On a busy machine everything costs more, bare sockets, too. Loopback's other end is in both.
+    assert!(percent < 5.0 || each_ns < 3.0 * bare_ns);
 }
 
 #[test]
 #[ignore = "the child of checking_500_backends_every_500_ms_costs_little"]
 fn child_measures_cpu() {
-    let listener = TcpListener::bind("0.0.0.0:0").unwrap();
+    let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    let any: SocketAddr = "0.0.0.0:0".parse().unwrap();
+    listener.bind(&any.into()).unwrap();
+    // Deep enough for the bare sockets below: a full queue would make each of them wait for a second.
+    listener.listen(4096).unwrap();
+    let listener = TcpListener::from(listener);
     let port = listener.local_addr().unwrap().port();
     let alive = SocketAddr::from(([127, 0, 0, 1], port));
     std::thread::spawn(move || for _client in listener.incoming() {});
@@ -499,8 +528,7 @@ fn child_measures_cpu() {
         socket.connect(&alive.into()).unwrap();
     }
     let bare_ns = (thread_cpu_ns() - bare_ns) / bare_checks;
-    let each_ns = cpu_ns / checks;
-    println!("{checks} checks, {each_ns} ns each; bare sockets: {bare_ns} ns");
+    println!("each_ns {}\nbare_ns {bare_ns}", cpu_ns / checks);
     println!("percent {}", cpu_ns as f64 / elapsed_ns * 100.0);
 }
 

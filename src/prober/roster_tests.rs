@@ -321,6 +321,8 @@ fn a_name_that_does_not_resolve_is_down_at_once_and_starts_over_when_it_does() {
         address: None,
         ..target(&backend)
     };
+    // From an earlier life, when it was not checked.
+    backend.verdict.set_unknown_is_eligible(true);
     roster.publish(vec![nowhere.clone()], Nanos(0));
     assert_eq!(backend.verdict.health(), Health::Down);
     assert!(roster.take_bell());

@@ -72,7 +72,6 @@ impl Watch {
             return;
         };
         self.roster.publish(targets, now);
-        self.gate = now;
         *self.desk.histories.lock() = self.roster.histories();
     }
 
