@@ -104,7 +104,8 @@ impl Binder {
                         Ok(socket) => socket,
                         Err(error) => {
                             self.abandon(prepared);
-                            return Err(refusal(listener, &key.address, &error));
+                            let own = self.own_on_port(&key.address);
+                            return Err(refusal(listener, &key.address, &error, own));
                         }
                     },
                 };
@@ -200,6 +201,13 @@ impl Binder {
         }
     }
 
+    /// An address of our own with the same port, which may be why one cannot be bound.
+    fn own_on_port(&self, address: &Address) -> Option<&Address> {
+        let port = |address: &Address| address.inet().map(|address| address.port());
+        let mut held = self.held.values().map(|socket| &socket.address);
+        held.find(|own| port(own).is_some() && port(own) == port(address))
+    }
+
     fn is_being_released(&self, address: &Address) -> bool {
         let port = |address: &Address| address.inet().map(|address| address.port());
         self.resting.iter().any(|resting| {
@@ -292,8 +300,26 @@ fn remove_file(socket: &ListenSocket) {
 }
 
 /// One sentence with the remedy.
-fn refusal(listener: &ListenerPlan, address: &Address, error: &io::Error) -> Failure {
-    let remedy = match error.kind() {
+fn refusal(
+    listener: &ListenerPlan,
+    address: &Address,
+    error: &io::Error,
+    own: Option<&Address>,
+) -> Failure {
+    let remedy = match (error.kind(), own) {
+        (ErrorKind::AddrInUse, Some(own)) => format!(
+            "address in use: this process listens on {own}; remove that with one reload and add this with the next"
+        ),
+        _ => remedy(address, error),
+    };
+    Failure::CannotStart(format!(
+        "listener \"{}\" cannot bind {address}: {remedy}",
+        listener.name
+    ))
+}
+
+fn remedy(address: &Address, error: &io::Error) -> String {
+    match error.kind() {
         ErrorKind::AddrInUse => {
             "address in use: stop the process that has it (ss -ltnp shows which) or choose another"
                 .to_owned()
@@ -317,11 +343,7 @@ fn refusal(listener: &ListenerPlan, address: &Address, error: &io::Error) -> Fai
             "too many open files: raise the limit (ulimit -n, LimitNOFILE=)".to_owned()
         }
         _ => error.to_string(),
-    };
-    Failure::CannotStart(format!(
-        "listener \"{}\" cannot bind {address}: {remedy}",
-        listener.name
-    ))
+    }
 }
 
 const EMFILE: i32 = libc::EMFILE;

@@ -2,8 +2,9 @@
 //! names, binding, ids) comes first; after that there is no way back and no failure.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use crate::config::{self, OnLoss, Plan};
 use crate::handoff::{Admin, BackendShared};
@@ -15,6 +16,8 @@ use super::registry::Change;
 use super::resolver::{self, Resolved};
 use super::world::{World, milliseconds};
 use super::{AdminSeat, Office, admin, checks, log_place};
+
+const READ_WITHIN: Duration = Duration::from_secs(5);
 
 impl Office {
     /// Reads the file again. What came of it is logged and stands in the status; nothing changes if it is refused.
@@ -52,7 +55,7 @@ impl Office {
         let Some(file) = &self.file else {
             return Err(Failure::Broken("there is no file to reload".to_owned()));
         };
-        let plan = config::load(file)?;
+        let plan = read(file.clone()).await?;
         let fixed = self.world.plan.fixed_changes(&plan);
         if !fixed.is_empty() {
             return Err(Failure::Broken(format!(
@@ -165,6 +168,18 @@ impl Office {
     }
 }
 
+/// Reads the file beside the office's work: one that is no plain file may keep its reader waiting for ever.
+async fn read(file: PathBuf) -> Result<Plan, Failure> {
+    let name = file.display().to_string();
+    let reading = tokio::task::spawn_blocking(move || config::load(&file));
+    match tokio::time::timeout(READ_WITHIN, reading).await {
+        Ok(Ok(plan)) => Ok(plan?),
+        _ => Err(Failure::Broken(format!(
+            "{name}: cannot be read within {READ_WITHIN:?}"
+        ))),
+    }
+}
+
 fn on_drain(plan: &Plan, pool: &str) -> Option<OnLoss> {
     let pool = plan.pools.iter().find(|plan| plan.name == pool)?;
     Some(pool.on_drain)
@@ -238,5 +253,54 @@ fn compare<T: PartialEq>(
             }
             _ => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(listeners: &[(&str, u16, &str)], pools: &[(&str, &str, &[&str])]) -> Plan {
+        let mut text = String::new();
+        for (name, port, pool) in listeners {
+            text.push_str(&format!(
+                "[[listener]]\nname = \"{name}\"\nbind = \"127.0.0.1:{port}\"\npool = \"{pool}\"\n"
+            ));
+        }
+        for (name, algorithm, backends) in pools {
+            text.push_str(&format!(
+                "[[pool]]\nname = \"{name}\"\nalgorithm = \"{algorithm}\"\n"
+            ));
+            for backend in *backends {
+                text.push_str(&format!("[[pool.backend]]\naddress = \"{backend}\"\n"));
+            }
+        }
+        config::parse(&text, "test", &|_| None).unwrap()
+    }
+
+    #[test]
+    fn what_changed_is_named_and_what_did_not_is_not() {
+        let a = ("a", "random", &["127.0.0.1:1", "127.0.0.1:2"][..]);
+        let b = ("b", "random", &["127.0.0.1:3"][..]);
+        let before = plan(&[("l", 7000, "a"), ("m", 7001, "b")], &[a, b]);
+        assert_eq!(changes(&before, &before), Vec::<String>::new());
+
+        // The same pools in another order are the same.
+        let turned = plan(&[("l", 7000, "a"), ("m", 7001, "b")], &[b, a]);
+        assert_eq!(changes(&before, &turned), Vec::<String>::new());
+
+        let a = ("a", "first", &["127.0.0.1:1", "127.0.0.1:4"][..]);
+        let after = plan(&[("l", 7000, "b"), ("n", 7001, "a")], &[a, b]);
+        assert_eq!(
+            changes(&before, &after),
+            [
+                "listener l changed",
+                "listener m removed",
+                "listener n added",
+                "pool a changed",
+                "backend a/127.0.0.1:2 removed",
+                "backend a/127.0.0.1:4 added",
+            ]
+        );
     }
 }

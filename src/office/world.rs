@@ -256,3 +256,98 @@ pub fn nanoseconds(time: Duration) -> u64 {
 pub fn milliseconds(time: Duration) -> u32 {
     u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::parse;
+
+    const TEXT: &str = r#"
+[[listener]]
+name = "l"
+bind = "127.0.0.1:7000"
+pool = "p"
+max_connections = 7
+[[pool]]
+name = "p"
+connect_timeout = "250ms"
+idle_timeout = "1m"
+wait = { size = 3, on_fin = "leave" }
+keepalive = { idle = "30s", interval = "5s", count = 2 }
+user_timeout = "1500ms"
+[[pool.backend]]
+name = "fixed"
+address = "127.0.0.1:1"
+weight = 5
+max_connections = 9
+[[pool.backend]]
+name = "named"
+address = "db.test:2"
+[[pool.backend]]
+name = "same-port"
+address = "db.test:+10"
+"#;
+
+    fn world(
+        text: &str,
+        registry: &mut Registry,
+        resolved: Resolved,
+        old: Option<&World>,
+    ) -> World {
+        let plan = parse(text, "test", &|_| None).unwrap();
+        registry.begin();
+        let world = World::claim(plan, resolved, vec![Vec::new()], registry, old).unwrap();
+        registry.commit();
+        world
+    }
+
+    #[test]
+    fn a_plan_becomes_a_snapshot() {
+        let mut registry = Registry::new(2);
+        let known = Resolved::from([("db.test".into(), Ok(vec!["192.0.2.1".parse().unwrap()]))]);
+        let world = world(TEXT, &mut registry, known, None);
+        world.apply_limits();
+        let snapshot = world.compose(4, Phase::Serving);
+        assert_eq!(snapshot.generation, 4);
+        assert_eq!(snapshot.listeners[0].shared.capacity.limit(), 7);
+        let pool = &snapshot.pools[0];
+        assert_eq!(snapshot.listeners[0].pool, pool.shared.id);
+        assert_eq!(pool.connect_timeout_ns, 250_000_000);
+        assert_eq!(pool.times.idle_ns, 60_000_000_000);
+        assert_eq!((pool.waiters.size(), pool.wait.leave_on_fin), (3, true));
+        assert_eq!(pool.options.user_timeout_ms, 1500);
+        assert_eq!(pool.options.keepalive.unwrap().idle_s, 30);
+        let targets: Vec<_> = pool.backends.iter().map(|b| b.target.clone()).collect();
+        let fixed = |text: &str| Target::Fixed(Address::Inet(text.parse().unwrap()));
+        assert_eq!(targets[0], fixed("127.0.0.1:1"));
+        assert_eq!(targets[1], fixed("192.0.2.1:2"));
+        let host = "192.0.2.1".parse().unwrap();
+        assert_eq!(targets[2], Target::ListenerPort { host, offset: 10 });
+        assert_eq!(pool.backends[0].weight, 5);
+        assert_eq!(pool.backends[0].shared.capacity.limit(), 9);
+    }
+
+    #[test]
+    fn a_name_that_does_not_resolve_is_a_backend_without_target_and_with_a_reason() {
+        let mut registry = Registry::new(1);
+        let known = Resolved::from([("db.test".into(), Err("no such host".into()))]);
+        let world = world(TEXT, &mut registry, known, None);
+        let snapshot = world.compose(1, Phase::Serving);
+        assert_eq!(snapshot.pools[0].backends[1].target, Target::Unresolved);
+        let note = &world.notes()[&snapshot.pools[0].backends[1].shared.id];
+        let reason = note.unresolved.as_deref().unwrap();
+        assert_eq!(reason, "db.test does not resolve: no such host");
+    }
+
+    #[test]
+    fn the_queue_of_waiting_clients_outlives_a_reload_that_keeps_its_size() {
+        let mut registry = Registry::new(1);
+        let first = world(TEXT, &mut registry, Resolved::new(), None);
+        let second = world(TEXT, &mut registry, Resolved::new(), Some(&first));
+        assert!(Arc::ptr_eq(&first.waiters[0], &second.waiters[0]));
+        assert!(Arc::ptr_eq(&first.backends[0][0], &second.backends[0][0]));
+        let wider = TEXT.replace("size = 3", "size = 4");
+        let third = world(&wider, &mut registry, Resolved::new(), Some(&second));
+        assert_eq!(third.waiters[0].size(), 4);
+    }
+}

@@ -7,6 +7,8 @@ mod families;
 pub mod metrics;
 pub mod readiness;
 pub mod status;
+#[cfg(test)]
+mod tests;
 
 use std::convert::Infallible;
 use std::io;

@@ -52,10 +52,10 @@ impl Scribe {
     /// The kernel's, when it gives no thread.
     pub fn start(board: Arc<Board>, place: Place, format: Format) -> io::Result<Scribe> {
         let (orders, inbox) = unbounded();
-        let mut desk = Desk::new(board, place, format);
+        // Opening a file may block (a pipe that nobody reads), so that is left to the thread, too.
         let thread = std::thread::Builder::new()
             .name("scribe".to_owned())
-            .spawn(move || desk.work(&inbox))?;
+            .spawn(move || Desk::new(board, place, format).work(&inbox))?;
         Ok(Scribe {
             orders,
             thread: Some(thread),
