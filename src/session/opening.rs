@@ -31,7 +31,6 @@ impl TcpSession {
             self.last_failure = None;
             desk.act(Action::GiveUp);
             self.enter(Phase::Pausing, desk.now.after(PAUSE_NS), desk.now);
-            self.watch_soon(desk.now);
             return;
         }
         self.connect(desk);
@@ -75,7 +74,6 @@ impl TcpSession {
         self.enter(Phase::Connecting, desk.now.after(patience), desk.now);
         self.sockets[Side::Backend].open = true;
         self.connecting = Operation::On;
-        self.watch_soon(desk.now);
         desk.act(Action::Connect);
     }
 
@@ -147,8 +145,6 @@ impl TcpSession {
             self.cut(End::ClientGone, desk);
         } else if waiting {
             self.poll(Side::Client, Interest::HangUp, desk);
-        } else {
-            self.watch_soon(desk.now);
         }
     }
 
@@ -159,12 +155,34 @@ impl TcpSession {
         self.wake_by(deadline);
     }
 
-    /// Has all sides looked after within [`WATCH_NS`].
+    /// Has a side of which nothing would tell a reset looked after within [`WATCH_NS`]. Asked after every event, so that
+    /// no way of leaving a socket alone can be forgotten.
     pub(super) fn watch_soon(&mut self, now: Nanos) {
-        if self.watch_due == Nanos::NEVER {
+        let watches = matches!(
+            self.phase,
+            Phase::Pausing | Phase::Connecting | Phase::Relaying
+        );
+        if watches
+            && self.watch_due == Nanos::NEVER
+            && Side::BOTH.iter().any(|&side| self.is_unattended(side))
+        {
             self.watch_due = now.after(WATCH_NS);
             self.wake_by(self.watch_due);
         }
+    }
+
+    /// Whether a reset of this side would matter, and nothing is in flight that would tell it.
+    fn is_unattended(&self, side: Side) -> bool {
+        let socket = &self.sockets[side];
+        let unborn = side == Side::Backend && self.phase != Phase::Relaying;
+        // Once both ends were exchanged with a side, its hang-up says nothing.
+        let finished = self.pumps[side].ended && self.pumps[side.other()].delivered;
+        socket.open
+            && socket.in_flight() == 0
+            && !unborn
+            && !finished
+            && !socket.hung_up
+            && self.broken.is_none()
     }
 
     /// Arms a hang-up watch on each socket that nothing else would tell of a reset.
@@ -174,17 +192,7 @@ impl TcpSession {
         }
         self.watch_due = Nanos::NEVER;
         for side in Side::BOTH {
-            let socket = &self.sockets[side];
-            let unborn = side == Side::Backend && self.phase != Phase::Relaying;
-            // Once both ends were exchanged with a side, its hang-up says nothing.
-            let finished = self.pumps[side].ended && self.pumps[side.other()].delivered;
-            if socket.open
-                && !unborn
-                && !finished
-                && !socket.hung_up
-                && self.broken.is_none()
-                && socket.in_flight() == 0
-            {
+            if self.is_unattended(side) {
                 self.poll(side, Interest::HangUp, desk);
             }
         }

@@ -59,7 +59,7 @@ impl TcpSession {
                 }
                 self.advance(from, desk);
             }
-            ReceiveEnd::NoBuffer => self.watch_soon(desk.now),
+            ReceiveEnd::NoBuffer => {}
         }
     }
 
@@ -151,11 +151,7 @@ impl TcpSession {
             }
         }
         match interest {
-            Interest::HangUp | Interest::Leave => {
-                if condition == Condition::Left || condition == Condition::Fine {
-                    self.watch_soon(desk.now);
-                }
-            }
+            Interest::HangUp | Interest::Leave => {}
             Interest::Readable => self.advance(side, desk),
             Interest::Writable => self.advance(side.other(), desk),
         }
@@ -313,7 +309,6 @@ impl TcpSession {
     /// The sink of the direction from `from` takes no more until it says so.
     fn block<T>(&mut self, from: Side, desk: &mut Desk<'_, T>) {
         self.poll(from.other(), Interest::Writable, desk);
-        self.watch_soon(desk.now);
     }
 
     fn is_blocked(&self, from: Side) -> bool {
@@ -361,7 +356,6 @@ impl TcpSession {
             self.close_whole(desk);
         } else {
             desk.act(Action::Finish(from.other()));
-            self.watch_soon(desk.now);
             self.wake_by(self.silence_end());
         }
     }

@@ -235,6 +235,7 @@ impl TcpSession {
             Event::Tick => self.on_tick(desk),
             Event::Kill(end) => self.on_kill(end, desk),
         }
+        self.watch_soon(desk.now);
     }
 
     pub(super) fn is_closing(&self) -> bool {
