@@ -145,8 +145,9 @@ impl TcpSession {
     ) {
         let finished = self.pumps[side].ended && self.pumps[side.other()].delivered;
         if let (Condition::Broken(fault), false) = (condition, finished) {
-            self.on_broken(side, fault, desk);
-            if self.is_closing() {
+            if self.broken != Some(side) {
+                // This reads on, too, and nothing goes to that side any more.
+                self.on_broken(side, fault, desk);
                 return;
             }
         }
@@ -225,7 +226,8 @@ impl TcpSession {
             Source::Fin => self.on_source_end_noted(from),
             Source::Broken(fault) => {
                 self.pumps[from].ended = true;
-                self.on_broken(from, fault, desk);
+                // What to do next depends on the sink, see below.
+                self.note_broken(from, fault, desk);
             }
             Source::Untouched | Source::More | Source::Dry | Source::NoPipe => {}
         }
@@ -360,9 +362,20 @@ impl TcpSession {
         }
     }
 
+    /// `side` has broken, as any operation on it may find: notes it and goes on with what it sent before.
+    fn on_broken<T: Ticket>(&mut self, side: Side, fault: Fault, desk: &mut Desk<'_, T>) {
+        if self.broken != Some(side) {
+            self.note_broken(side, fault, desk);
+            if !self.is_closing() {
+                // Its receive queue outlives the reset: read on.
+                self.advance(side, desk);
+            }
+        }
+    }
+
     /// `side` is gone. What it sent before is still delivered, for [`FLUSH_NS`] at most; what was on its way to it is
     /// dropped; then the other side gets a reset, never an end of stream.
-    fn on_broken<T: Ticket>(&mut self, side: Side, fault: Fault, desk: &mut Desk<'_, T>) {
+    fn note_broken<T: Ticket>(&mut self, side: Side, fault: Fault, desk: &mut Desk<'_, T>) {
         if self.broken == Some(side) {
             return;
         }
@@ -381,9 +394,6 @@ impl TcpSession {
         if pump.delivered || (pump.ended && !pump.holds_bytes()) {
             let end = self.end.unwrap_or(End::Internal);
             self.cut(end, desk);
-        } else {
-            // Its receive queue outlives the reset: read on.
-            self.advance(side, desk);
         }
     }
 
