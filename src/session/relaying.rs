@@ -144,12 +144,13 @@ impl TcpSession {
         desk: &mut Desk<'_, T>,
     ) {
         let finished = self.pumps[side].ended && self.pumps[side.other()].delivered;
-        if let (Condition::Broken(fault), false) = (condition, finished) {
-            if self.broken != Some(side) {
-                // This reads on, too, and nothing goes to that side any more.
-                self.on_broken(side, fault, desk);
-                return;
-            }
+        if let Condition::Broken(fault) = condition
+            && !finished
+            && self.broken != Some(side)
+        {
+            // This reads on, too, and nothing goes to that side any more.
+            self.on_broken(side, fault, desk);
+            return;
         }
         match interest {
             Interest::HangUp | Interest::Leave => {}
@@ -264,11 +265,12 @@ impl TcpSession {
             return;
         }
         let pump = &mut self.pumps[from];
-        if pump.is_bulk() {
-            if !pump.raised {
-                pump.raised = true;
-                desk.act(Action::Watermark(from, BULK_WATERMARK_BYTES));
-            }
+        if pump.is_bulk() && !pump.raised {
+            pump.raised = true;
+            desk.act(Action::Watermark(from, BULK_WATERMARK_BYTES));
+        }
+        if pump.raised {
+            // Also when this move was a small one, after the sink was full: no tail waits below the mark.
             pump.guard_at = desk.now.after(GUARD_NS);
             let guard_at = pump.guard_at;
             self.wake_by(guard_at);
