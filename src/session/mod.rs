@@ -23,6 +23,8 @@ mod rules;
 mod slots;
 mod tcp;
 mod timers;
+#[cfg(test)]
+mod walk;
 
 pub use event::{Action, Event, Ticket};
 pub use parcels::{Line, Parcels};

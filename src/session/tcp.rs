@@ -127,7 +127,7 @@ pub struct TcpSession {
     pub(super) lifetime_end: Nanos,
     pub(super) watch_due: Nanos,
     pub(super) mature_due: Nanos,
-    wake_at: Nanos,
+    pub(super) wake_at: Nanos,
 }
 
 /// What a session decides with and writes on: the moment, the parcels in line, and the list of actions.
