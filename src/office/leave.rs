@@ -80,6 +80,11 @@ impl Office {
         self.binder.release_all();
         self.world.release_sockets();
         self.publish();
+        // Listening sockets close with the last snapshot that holds them: without this, clients would still be taken into
+        // queues that nobody empties.
+        if !self.publisher.settled().await {
+            log::error!("a worker did not hear of the end within 2 s");
+        }
         let remaining = close_until.since(self.board.clock.now());
         let patience = Duration::from_nanos(remaining) + PATIENCE;
         self.wait(patience, |office| {

@@ -9,6 +9,9 @@ use crate::handoff::{Hatches, Snapshot};
 /// Workers look into the hatch each turn: one that has not after this long is stuck.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// How long to wait for the old snapshot once all workers have the new one.
+const RELEASE: Duration = Duration::from_millis(100);
+
 #[derive(Debug)]
 pub struct Publisher {
     hatches: Arc<Hatches>,
@@ -52,7 +55,14 @@ impl Publisher {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(Duration::from_millis(10));
         }
+        // A worker shows the generation a moment before it lets go of the old snapshot, which may hold sockets that are to
+        // be closed. One that keeps it longer is left to the next sweep.
+        let deadline = Instant::now() + RELEASE;
         self.sweep();
+        while !self.old.is_empty() && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            self.sweep();
+        }
         true
     }
 

@@ -8,7 +8,7 @@ pub mod metrics;
 pub mod readiness;
 pub mod status;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::convert::Infallible;
 use std::io;

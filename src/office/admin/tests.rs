@@ -25,7 +25,7 @@ name = "b"
 address = "127.0.0.1:1"
 "#;
 
-fn board() -> Arc<Board> {
+pub(in crate::office) fn board() -> Arc<Board> {
     let plan = parse(TEXT, "test", &|_| None).unwrap();
     let mut registry = Registry::new(2);
     registry.begin();

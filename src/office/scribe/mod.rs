@@ -239,3 +239,86 @@ impl Desk {
         log::warn!("access log {place} cannot be written: {error}; {lost} lines lost so far");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::handoff::SessionRecord;
+    use crate::ids::{End, Nanos, PoolId};
+    use crate::office::admin::tests::board;
+
+    fn record(id: u64) -> SessionRecord {
+        SessionRecord {
+            id,
+            listener: ListenerId(0),
+            pool: PoolId(0),
+            backend: None,
+            client: None,
+            opened: Nanos::ZERO,
+            ended: Nanos::ZERO,
+            attempts: 0,
+            wait_ns: 0,
+            connect_ns: 0,
+            bytes_in: 0,
+            bytes_out: 0,
+            end: End::ClientGone,
+            rtt_us: 0,
+            retrans: 0,
+        }
+    }
+
+    fn lines(path: &Path) -> Vec<String> {
+        let text = std::fs::read_to_string(path).unwrap();
+        text.lines().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn what_the_journals_hold_is_written_before_the_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("access.log");
+        let board = board();
+        for id in 0..100 {
+            board.hatches.workers[(id % 2) as usize]
+                .journal
+                .push(record(id));
+        }
+        let place = Place::File(path.clone());
+        let scribe = Scribe::start(Arc::clone(&board), place, Format::Text).unwrap();
+        scribe.stop(Duration::from_secs(10));
+        let lines = lines(&path);
+        assert_eq!(lines.len(), 100);
+        assert!(lines[0].contains(" listener=l client=unix pool=p backend=- "));
+        assert_eq!(board.log_lines.load(Ordering::Relaxed), 100);
+    }
+
+    #[test]
+    fn refusals_are_one_line_for_each_listener_and_reason() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("access.log");
+        let board = board();
+        let place = Place::File(path.clone());
+        let scribe = Scribe::start(Arc::clone(&board), place, Format::Text).unwrap();
+        let view = board.view();
+        for shard in &view.snapshot.listeners[0].shared.workers {
+            shard.refused[Refusal::ListenerLimit.index()].add(5);
+        }
+        scribe.stop(Duration::from_secs(10));
+        let lines = lines(&path);
+        assert_eq!(lines.len(), 1);
+        assert!(lines[0].ends_with(" listener=l refused=listener-limit count=10"));
+    }
+
+    #[test]
+    fn a_log_that_cannot_be_written_loses_lines_and_counts_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let board = board();
+        board.hatches.workers[0].journal.push(record(1));
+        let place = Place::File(folder.path().join("missing/access.log"));
+        let scribe = Scribe::start(Arc::clone(&board), place, Format::Text).unwrap();
+        scribe.stop(Duration::from_secs(10));
+        assert_eq!(board.lines_lost(), 1);
+        assert_eq!(board.log_lines.load(Ordering::Relaxed), 0);
+    }
+}
