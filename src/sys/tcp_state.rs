@@ -1,13 +1,10 @@
-//! What TCP_INFO tells of a connection that is over: whether it is, and which of the kernel's clocks ended it.
+//! What TCP_INFO tells of a connection that is over: which of the kernel's clocks ended it.
 
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use socket2::SockRef;
-
-/// TCP_CLOSE of the kernel's `enum` in include/net/tcp_states.h.
-const STATE_CLOSED: u8 = 7;
 
 /// Which clock ran out when a connection ended with ETIMEDOUT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,12 +30,6 @@ pub fn timeout_cause(socket: BorrowedFd<'_>) -> TimeoutCause {
         Ok(info) if info.tcpi_retransmits == 0 => TimeoutCause::Keepalive,
         _ => TimeoutCause::Retransmission,
     }
-}
-
-/// Whether this is a TCP socket whose connection is over; false for other sockets.
-#[must_use]
-pub fn is_closed_tcp(socket: BorrowedFd<'_>) -> bool {
-    tcp_info(socket).is_ok_and(|info| info.tcpi_state == STATE_CLOSED)
 }
 
 fn tcp_info(socket: BorrowedFd<'_>) -> io::Result<libc::tcp_info> {

@@ -75,7 +75,8 @@ pub(super) fn condition(interest: Interest, events: i32, socket: BorrowedFd<'_>)
     if hung_up {
         return match stream::take_error(socket) {
             Ok(Some(error)) => Condition::Broken(fault(error.raw_os_error().unwrap_or(0), socket)),
-            Ok(None) if tcp_state::is_closed_tcp(socket) => Condition::Broken(Fault::Reset),
+            // No error: another operation has told of it already; or both ends of stream were exchanged, after which TCP
+            // hangs up although everything arrived and may still be unread.
             _ => Condition::HungUp,
         };
     }
@@ -85,5 +86,64 @@ pub(super) fn condition(interest: Interest, events: i32, socket: BorrowedFd<'_>)
         Condition::Left
     } else {
         Condition::Fine
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::net::{Shutdown, TcpListener, TcpStream};
+    use std::os::fd::AsFd;
+
+    use socket2::SockRef;
+
+    use super::*;
+
+    /// A connection's two ends: ours, and the peer's.
+    fn connection() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let peer = TcpStream::connect(listener.local_addr().expect("bound")).expect("connected");
+        let (ours, _) = listener.accept().expect("accepted");
+        (ours, peer)
+    }
+
+    /// What a poll for hang-up says, once there is one.
+    fn condition_at_hang_up(socket: &TcpStream) -> Condition {
+        let mut poll = libc::pollfd {
+            fd: std::os::fd::AsRawFd::as_raw_fd(socket),
+            events: 0,
+            revents: 0,
+        };
+        // SAFETY: one entry is passed, it is a local, and the socket stays open meanwhile.
+        let ready = unsafe { libc::poll(&raw mut poll, 1, 5_000) };
+        assert_eq!(ready, 1, "it hangs up");
+        condition(Interest::HangUp, poll.revents.into(), socket.as_fd())
+    }
+
+    #[test]
+    fn a_hang_up_after_both_ends_of_stream_is_no_reset() {
+        for ours_first in [true, false] {
+            let (ours, mut peer) = connection();
+            if ours_first {
+                ours.shutdown(Shutdown::Write).expect("shut down");
+            }
+            peer.write_all(b"not read yet").expect("sent");
+            peer.shutdown(Shutdown::Write).expect("shut down");
+            if !ours_first {
+                ours.shutdown(Shutdown::Write).expect("shut down");
+            }
+            assert_eq!(condition_at_hang_up(&ours), Condition::HungUp);
+        }
+    }
+
+    #[test]
+    fn a_reset_is_told_once() {
+        let (ours, peer) = connection();
+        SockRef::from(&peer)
+            .set_linger(Some(std::time::Duration::ZERO))
+            .expect("lingers not");
+        drop(peer);
+        assert_eq!(condition_at_hang_up(&ours), Condition::Broken(Fault::Reset));
+        assert_eq!(condition_at_hang_up(&ours), Condition::HungUp);
     }
 }
