@@ -8,8 +8,11 @@
 //! It moves bytes for keys and does not know what a session is. [`Kernel`] is the door; [`Ring`] is the kernel behind it,
 //! and tests put a fake there.
 
+mod answers;
 mod buffers;
+mod build;
 mod door;
+mod kernel;
 mod move_bytes;
 mod ops;
 mod outcome;
@@ -19,6 +22,7 @@ mod streams;
 mod tag;
 
 pub use buffers::Parcel;
+pub use build::RingSize;
 pub use door::{AcceptEnd, Answer, Incoming, Kernel, Outcome, Patience, Route, StartError};
 pub use probe::{Features, MASK_VARIABLE, kernel_release, probe};
-pub use ring::{Ring, RingSize};
+pub use ring::Ring;

@@ -135,8 +135,7 @@ fn take_in(loan: &mut Loan, source: BorrowedFd<'_>, moved: &mut Moved) {
         // The pipe is empty, so it is the socket that has nothing.
         Err(error) if error.kind() == ErrorKind::WouldBlock => moved.source = Source::Dry,
         Err(error) => {
-            let errno = error.raw_os_error().unwrap_or(0);
-            moved.source = Source::Broken(outcome::fault(errno, source));
+            moved.source = Source::Broken(outcome::fault_of(&error, source));
         }
     }
 }
@@ -157,8 +156,7 @@ fn drain(loan: &mut Loan, sink: BorrowedFd<'_>, moved: &mut Moved) {
                 return;
             }
             Err(error) => {
-                let errno = error.raw_os_error().unwrap_or(0);
-                moved.sink = Sink::Broken(outcome::fault(errno, sink));
+                moved.sink = Sink::Broken(outcome::fault_of(&error, sink));
                 return;
             }
         }

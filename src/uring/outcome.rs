@@ -1,14 +1,146 @@
 //! Completions: this file alone reads results. errno is parsed here, once, into words; nothing above it sees a number.
 
-use std::os::fd::BorrowedFd;
+use std::io;
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
+
+use io_uring::cqueue;
 
 use crate::ids::{Condition, ConnectFailure, Fault, Interest, ReceiveEnd};
 use crate::sys::{stream, tcp_state};
 
-use super::door::AcceptEnd;
+use super::door::{AcceptEnd, Answer, Incoming};
+use super::tag::{Op, Tag};
+
+/// A completion, copied out of the shared queue. Not `Copy`: an accept's hands over a descriptor.
+#[derive(Debug)]
+pub(super) struct Completion {
+    bits: u64,
+    result: i32,
+    flags: u32,
+}
+
+/// What a send without success left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unsent {
+    /// So many bytes were taken.
+    Rest(u32),
+    Broken(Failure),
+}
+
+/// An errno that has not been put into words yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Failure(i32);
+
+impl Failure {
+    pub(super) fn fault(self, socket: Option<BorrowedFd<'_>>) -> Fault {
+        socket.map_or(Fault::Reset, |socket| fault(self.0, socket))
+    }
+}
+
+impl From<cqueue::Entry> for Completion {
+    fn from(entry: cqueue::Entry) -> Completion {
+        Completion {
+            bits: entry.user_data(),
+            result: entry.result(),
+            flags: entry.flags(),
+        }
+    }
+}
+
+impl Completion {
+    pub(super) fn tag(&self) -> Option<Tag> {
+        Tag::unpack(self.bits)
+    }
+
+    fn is_last(&self) -> bool {
+        !cqueue::more(self.flags)
+    }
+
+    /// Whether it is the last answer of an operation that owes one.
+    pub(super) fn is_owed(&self) -> bool {
+        let owes = |tag: Tag| !matches!(tag.op, Op::Send | Op::Cancel | Op::Close);
+        self.is_last() && self.tag().is_some_and(owes)
+    }
+
+    /// The provided buffer that it used up.
+    pub(super) fn buffer(&self) -> Option<u16> {
+        cqueue::buffer_select(self.flags)
+    }
+
+    /// Bytes that were received.
+    pub(super) fn bytes(&self) -> u32 {
+        u32::try_from(self.result).unwrap_or(0)
+    }
+
+    pub(super) fn connected(&self) -> Answer {
+        match self.result {
+            0 => Answer::Connected,
+            _ => connect_failure(-self.result)
+                .map_or(Answer::ConnectCancelled, Answer::ConnectFailed),
+        }
+    }
+
+    pub(super) fn receive_end(&self, socket: BorrowedFd<'_>) -> Option<ReceiveEnd> {
+        self.is_last().then(|| match self.result {
+            1.. => ReceiveEnd::Stopped,
+            _ => receive_end(self.result, socket),
+        })
+    }
+
+    pub(super) fn polled(&self, interest: Interest, socket: BorrowedFd<'_>) -> Answer {
+        if self.result < 0 {
+            Answer::PollEnded(interest)
+        } else {
+            Answer::Ready(interest, condition(interest, self.result, socket))
+        }
+    }
+
+    pub(super) fn unsent(&self) -> Unsent {
+        match self.result {
+            0.. => Unsent::Rest(self.bytes()),
+            _ if matches!(-self.result, libc::EAGAIN | libc::EINTR | libc::ECANCELED) => {
+                Unsent::Rest(0)
+            }
+            _ => Unsent::Broken(Failure(-self.result)),
+        }
+    }
+
+    pub(super) fn accept_end(&self) -> Option<AcceptEnd> {
+        self.is_last().then(|| match self.result {
+            0.. => AcceptEnd::Retry,
+            _ => accept_end(self.result),
+        })
+    }
+
+    /// The socket that an accept took.
+    pub(super) fn accepted(self) -> Option<Incoming> {
+        // SAFETY: called for an accept's completion only, whose result is a fresh descriptor that nobody else owns; the
+        // completion is used up, so nobody will.
+        (self.result >= 0).then(|| Incoming(unsafe { OwnedFd::from_raw_fd(self.result) }))
+    }
+}
+
+/// Whether a system call of the ring may simply be made again.
+pub(super) fn is_transient(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().unwrap_or(0);
+    matches!(
+        errno,
+        libc::EINTR | libc::ETIME | libc::EBUSY | libc::EAGAIN | libc::ENOMEM
+    )
+}
+
+/// Why no socket could be had to connect with.
+pub(super) fn socket_failure(error: &io::Error) -> ConnectFailure {
+    connect_failure(error.raw_os_error().unwrap_or(0)).unwrap_or(ConnectFailure::Other)
+}
+
+/// Why a stream broke, from a plain call on it.
+pub(super) fn fault_of(error: &io::Error, socket: BorrowedFd<'_>) -> Fault {
+    fault(error.raw_os_error().unwrap_or(0), socket)
+}
 
 /// Why a stream broke, from the errno of a receive or send on it.
-pub(super) fn fault(errno: i32, socket: BorrowedFd<'_>) -> Fault {
+fn fault(errno: i32, socket: BorrowedFd<'_>) -> Fault {
     match errno {
         libc::ETIMEDOUT => timeout_kind(socket),
         libc::EHOSTUNREACH
@@ -32,7 +164,7 @@ fn timeout_kind(socket: BorrowedFd<'_>) -> Fault {
     }
 }
 
-pub(super) fn receive_end(result: i32, socket: BorrowedFd<'_>) -> ReceiveEnd {
+fn receive_end(result: i32, socket: BorrowedFd<'_>) -> ReceiveEnd {
     match -result {
         0 => ReceiveEnd::Fin,
         libc::ECANCELED | libc::EINTR | libc::EAGAIN => ReceiveEnd::Stopped,
@@ -41,7 +173,7 @@ pub(super) fn receive_end(result: i32, socket: BorrowedFd<'_>) -> ReceiveEnd {
     }
 }
 
-pub(super) fn accept_end(result: i32) -> AcceptEnd {
+fn accept_end(result: i32) -> AcceptEnd {
     match -result {
         libc::ECANCELED => AcceptEnd::Stopped,
         libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS => AcceptEnd::Pressure,
@@ -50,7 +182,7 @@ pub(super) fn accept_end(result: i32) -> AcceptEnd {
 }
 
 /// `None`: it was cancelled.
-pub(super) fn connect_failure(errno: i32) -> Option<ConnectFailure> {
+fn connect_failure(errno: i32) -> Option<ConnectFailure> {
     Some(match errno {
         libc::ECANCELED | libc::EINTR => return None,
         // A unix socket that nobody listens on any more, is gone, or whose queue is full.
@@ -70,11 +202,11 @@ pub(super) fn connect_failure(errno: i32) -> Option<ConnectFailure> {
 
 /// What a poll's answer means for the stream. An error is taken from the socket here, so a receive on it will see an end
 /// of stream where it would have seen the error: the caller must remember that the stream broke.
-pub(super) fn condition(interest: Interest, events: i32, socket: BorrowedFd<'_>) -> Condition {
+fn condition(interest: Interest, events: i32, socket: BorrowedFd<'_>) -> Condition {
     let hung_up = events & i32::from(libc::POLLERR | libc::POLLHUP) != 0;
     if hung_up {
         return match stream::take_error(socket) {
-            Ok(Some(error)) => Condition::Broken(fault(error.raw_os_error().unwrap_or(0), socket)),
+            Ok(Some(error)) => Condition::Broken(fault_of(&error, socket)),
             // No error: another operation has told of it already; or both ends of stream were exchanged, after which TCP
             // hangs up although everything arrived and may still be unread.
             _ => Condition::HungUp,

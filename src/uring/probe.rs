@@ -54,7 +54,7 @@ impl Features {
 /// If a ring, or something that every supported kernel has, cannot be had.
 pub fn probe() -> Result<Features, StartError> {
     let mut builder = IoUring::builder();
-    super::ring::required_flags(&mut builder);
+    super::build::required_flags(&mut builder);
     let ring = builder
         .build(8)
         .map_err(StartError::at("setting up a ring"))?;
@@ -72,7 +72,7 @@ pub fn probe() -> Result<Features, StartError> {
             cause,
         });
     }
-    super::ring::required_flags(&mut builder);
+    super::build::required_flags(&mut builder);
     builder.setup_no_sqarray();
     let no_sqarray = builder.build(8).is_ok();
     let registered_ring = ring.params().is_feature_linked_file();

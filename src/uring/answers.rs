@@ -1,0 +1,118 @@
+//! From completions to answers: each goes by its tag to the listener or stream it belongs to, and its buffer into a
+//! ticket. What a result means is `outcome.rs`'s to say.
+
+use super::door::{Answer, Outcome};
+use super::outcome::{Completion, Unsent};
+use super::ring::Ring;
+use super::tag::{Op, Tag};
+use crate::ids::{Interest, SocketId};
+
+impl Ring {
+    /// Answers every send that has been submitted: those with a completion failed or were short, all others were whole.
+    pub(super) fn settle_flights(&mut self, outcomes: &mut Vec<Outcome>) {
+        if self.flights.is_empty() {
+            return;
+        }
+        for completion in &self.completions {
+            if let Some(Tag {
+                op: Op::Send,
+                buffer,
+                ..
+            }) = completion.tag()
+                && let Some(flight) = self
+                    .flights
+                    .iter_mut()
+                    .find(|flight| flight.parcel.buffer == buffer)
+            {
+                flight.unsent = Some(completion.unsent());
+            }
+        }
+        let unsubmitted = self.io.submission().len() as u64;
+        let settled = self
+            .flights
+            .iter()
+            .take_while(|it| it.submission < self.queued - unsubmitted)
+            .count();
+        for flight in self.flights.drain(..settled) {
+            let parcel = flight.parcel;
+            let answer = match flight.unsent {
+                None => {
+                    self.buffers.give_back(parcel.buffer);
+                    Answer::Sent(parcel.length)
+                }
+                Some(Unsent::Rest(sent)) => Answer::SentShort(sent, parcel.without(sent)),
+                Some(Unsent::Broken(failure)) => {
+                    self.buffers.give_back(parcel.buffer);
+                    Answer::SendBroken(failure.fault(self.streams.socket(flight.stream)))
+                }
+            };
+            outcomes.push(Outcome::Stream(flight.stream, answer));
+        }
+    }
+
+    pub(super) fn read(&mut self, completion: Completion, outcomes: &mut Vec<Outcome>) {
+        let Some(tag) = completion.tag() else {
+            self.stale += 1;
+            return;
+        };
+        self.in_flight -= usize::from(completion.is_owed());
+        match tag.op {
+            Op::Send | Op::Cancel | Op::Close => {}
+            Op::Doorbell => {
+                self.listen_to_doorbell();
+                outcomes.push(Outcome::Doorbell);
+            }
+            Op::Accept => {
+                let id = SocketId(tag.stream.session.slot.0 as u16);
+                read_accept(id, completion, outcomes);
+            }
+            Op::Connect | Op::Receive | Op::HangUp | Op::Leave | Op::Readable | Op::Writable => {
+                self.read_stream(tag, &completion, outcomes);
+            }
+        }
+    }
+
+    fn read_stream(&mut self, tag: Tag, completion: &Completion, outcomes: &mut Vec<Outcome>) {
+        let stream = tag.stream;
+        let parcel = completion
+            .buffer()
+            .map(|buffer| self.buffers.taken(buffer, completion.bytes()));
+        let Some(socket) = self.streams.socket(stream) else {
+            // A late answer for a session that is gone: the contract says there is none.
+            self.stale += 1;
+            if let Some(parcel) = parcel {
+                self.buffers.give_back(parcel.buffer);
+            }
+            return;
+        };
+        let mut tell = |answer| outcomes.push(Outcome::Stream(stream, answer));
+        match tag.op {
+            Op::Connect => tell(completion.connected()),
+            Op::Receive => {
+                match parcel {
+                    Some(parcel) if parcel.length > 0 => tell(Answer::Received(parcel)),
+                    Some(parcel) => self.buffers.give_back(parcel.buffer),
+                    None => {}
+                }
+                if let Some(end) = completion.receive_end(socket) {
+                    tell(Answer::ReceiveEnded(end));
+                }
+            }
+            Op::HangUp => tell(completion.polled(Interest::HangUp, socket)),
+            Op::Leave => tell(completion.polled(Interest::Leave, socket)),
+            Op::Readable => tell(completion.polled(Interest::Readable, socket)),
+            Op::Writable => tell(completion.polled(Interest::Writable, socket)),
+            Op::Doorbell | Op::Accept | Op::Send | Op::Cancel | Op::Close => {}
+        }
+    }
+}
+
+fn read_accept(id: SocketId, completion: Completion, outcomes: &mut Vec<Outcome>) {
+    let end = completion.accept_end();
+    if let Some(incoming) = completion.accepted() {
+        outcomes.push(Outcome::Accepted(id, incoming));
+    }
+    if let Some(end) = end {
+        outcomes.push(Outcome::AcceptEnded(id, end));
+    }
+}

@@ -1,0 +1,249 @@
+//! The door's operations over the real ring: what waits is queued here, what does not is done at once. Nothing is read
+//! back but plain calls' own answers.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd};
+
+use socket2::SockAddr;
+
+use crate::ids::{Address, ConnectFailure, Interest, Moved, SessionKey, SocketId, StreamKey};
+use crate::sys::{Keepalive, listen, stream};
+
+use super::buffers::Parcel;
+use super::door::{self, Incoming, Kernel, Outcome, Patience, Route};
+use super::move_bytes;
+use super::ops;
+use super::outcome;
+use super::ring::{Flight, Listening, Ring};
+use super::tag::{Op, Tag};
+
+impl Kernel for Ring {
+    fn turn(&mut self, patience: Patience, outcomes: &mut Vec<Outcome>) {
+        self.buffers.publish();
+        self.enter(patience);
+        self.collect();
+        self.settle_flights(outcomes);
+        let mut completions = std::mem::take(&mut self.completions);
+        for completion in completions.drain(..) {
+            self.read(completion, outcomes);
+        }
+        self.completions = completions;
+    }
+
+    fn overflowed(&mut self) -> bool {
+        std::mem::take(&mut self.overflowed)
+    }
+
+    fn open_listener(&mut self, id: SocketId, socket: BorrowedFd<'_>) -> io::Result<()> {
+        let socket = socket.try_clone_to_owned()?;
+        self.listeners.push(Listening { id, socket });
+        Ok(())
+    }
+
+    fn accept(&mut self, id: SocketId) {
+        if let Some(socket) = self
+            .listener(id)
+            .map(|listening| listening.socket.as_raw_fd())
+        {
+            self.push(
+                &ops::accept(socket, Tag::house(Op::Accept, u32::from(id.0))),
+                true,
+            );
+        }
+    }
+
+    fn stop_accept(&mut self, id: SocketId) {
+        let target = Tag::house(Op::Accept, u32::from(id.0));
+        self.push(&ops::cancel(target, Tag::house(Op::Cancel, 0)), false);
+    }
+
+    fn accept_now(&mut self, id: SocketId) -> Option<Incoming> {
+        let socket = self.listener(id)?.socket.as_fd();
+        listen::accept(socket).ok().map(Incoming)
+    }
+
+    fn close_listener(&mut self, id: SocketId) {
+        self.listeners.retain(|listening| listening.id != id);
+    }
+
+    fn peer_address(&self, incoming: &Incoming) -> Option<SocketAddr> {
+        stream::peer_address(incoming.0.as_fd()).ok().flatten()
+    }
+
+    fn refuse(&mut self, incoming: Incoming) {
+        // Without linger the close is a FIN: worse, but still an answer.
+        let _ = stream::set_reset_on_close(incoming.0.as_fd());
+        self.push(
+            &ops::close(incoming.0.into_raw_fd(), Tag::house(Op::Close, 0)),
+            false,
+        );
+    }
+
+    fn attach(&mut self, session: SessionKey, incoming: Incoming) {
+        self.streams.move_in(session, incoming.0);
+    }
+
+    fn connect(&mut self, session: SessionKey, route: Route<'_>) -> Result<(), ConnectFailure> {
+        let failure = |error: io::Error| outcome::socket_failure(&error);
+        let socket = stream::outbound(route.address, route.source).map_err(failure)?;
+        let address = match route.address {
+            Address::Inet(address) => {
+                // A kernel that refuses one of these options still carries the session.
+                let _ = stream::set_nodelay(socket.as_fd());
+                if route.user_timeout_ms > 0 {
+                    let _ = stream::set_user_timeout(socket.as_fd(), route.user_timeout_ms);
+                }
+                SockAddr::from(*address)
+            }
+            Address::Unix(path) => SockAddr::unix(path).map_err(failure)?,
+        };
+        let raw = socket.as_raw_fd();
+        self.streams.put(door::backend(session), socket);
+        let cell = self.streams.keep_address(session, address);
+        let (pointer, length) = (cell.as_ptr().cast(), cell.len());
+        self.push(
+            &ops::connect(
+                raw,
+                pointer,
+                length,
+                Tag::stream(Op::Connect, door::backend(session)),
+            ),
+            true,
+        );
+        Ok(())
+    }
+
+    fn cancel_connect(&mut self, session: SessionKey) {
+        self.cancel(Op::Connect, door::backend(session));
+    }
+
+    fn receive(&mut self, stream: StreamKey) {
+        self.push_stream(Op::Receive, stream, ops::receive);
+    }
+
+    fn stop_receive(&mut self, stream: StreamKey) {
+        self.cancel(Op::Receive, stream);
+    }
+
+    fn send(&mut self, stream: StreamKey, parcel: Parcel) {
+        let Some(socket) = self.streams.raw(stream) else {
+            self.stale += 1;
+            self.buffers.give_back(parcel.buffer);
+            return;
+        };
+        let tag = Tag {
+            buffer: parcel.buffer,
+            ..Tag::stream(Op::Send, stream)
+        };
+        self.push(
+            &ops::send(socket, self.buffers.address(&parcel), parcel.length, tag),
+            false,
+        );
+        self.flights.push(Flight {
+            stream,
+            parcel,
+            submission: self.queued - 1,
+            unsent: None,
+        });
+    }
+
+    fn poll(&mut self, stream: StreamKey, interest: Interest) {
+        self.push_stream(Op::from(interest), stream, |socket, tag| {
+            ops::poll(socket, interest, tag)
+        });
+    }
+
+    fn cancel_poll(&mut self, stream: StreamKey, interest: Interest) {
+        self.cancel(Op::from(interest), stream);
+    }
+
+    fn close(&mut self, stream: StreamKey, reset: bool) {
+        if let Some(socket) = self.streams.take(stream) {
+            if reset {
+                let _ = stream::set_reset_on_close(socket.as_fd());
+            }
+            self.push(
+                &ops::close(socket.into_raw_fd(), Tag::stream(Op::Close, stream)),
+                false,
+            );
+        }
+    }
+
+    fn release(&mut self, parcel: Parcel) {
+        self.buffers.give_back(parcel.buffer);
+    }
+
+    fn buffers_free(&self) -> usize {
+        usize::from(self.buffers.free())
+    }
+
+    fn stash(&mut self, stream: StreamKey, parcel: Parcel) -> (u32, Option<Parcel>) {
+        let stashed = move_bytes::stash(
+            &mut self.streams,
+            &mut self.stock,
+            stream,
+            self.buffers.bytes(&parcel),
+        );
+        if stashed == parcel.length {
+            self.buffers.give_back(parcel.buffer);
+            (stashed, None)
+        } else {
+            (stashed, Some(parcel.without(stashed)))
+        }
+    }
+
+    fn move_bytes(&mut self, stream: StreamKey, fill: bool) -> Moved {
+        move_bytes::move_bytes(&mut self.streams, &mut self.stock, stream, fill)
+    }
+
+    fn drop_pipe(&mut self, stream: StreamKey) {
+        if let Some(loan) = self.streams.take_loan(stream) {
+            self.stock.take_back(loan);
+        }
+    }
+
+    fn pipes_open(&self) -> usize {
+        self.stock.open()
+    }
+
+    fn finish(&mut self, stream: StreamKey) {
+        if let Some(socket) = self.streams.socket(stream) {
+            // It fails only for a stream that broke meanwhile, which its receive or poll will tell.
+            let _ = stream::shutdown_write(socket);
+        }
+    }
+
+    fn set_watermark(&mut self, stream: StreamKey, bytes: u32) {
+        if let Some(socket) = self.streams.socket(stream) {
+            let _ = stream::set_receive_low_water(socket, bytes);
+        }
+    }
+
+    fn set_keepalive(&mut self, stream: StreamKey, idle_s: u32, interval_s: u32, count: u32) {
+        if let Some(socket) = self.streams.socket(stream) {
+            let keepalive = Keepalive {
+                idle_s,
+                interval_s,
+                count,
+            };
+            let _ = stream::set_keepalive(socket, Some(keepalive));
+        }
+    }
+
+    fn tcp_info(&self, stream: StreamKey) -> (u32, u32) {
+        let info = self
+            .streams
+            .socket(stream)
+            .and_then(|socket| stream::tcp_info(socket).ok());
+        info.map_or((0, 0), |info| (info.rtt_us, info.retransmits))
+    }
+
+    fn vacate(&mut self, session: SessionKey) {
+        self.streams.move_out(session);
+    }
+
+    fn stale_answers(&self) -> u64 {
+        self.stale
+    }
+}
