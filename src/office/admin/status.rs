@@ -1,15 +1,17 @@
 //! `/v1/status`: the running process as one JSON object. Field names are part of the contract with users; fields may be
 //! added.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use serde_json::{Value, json};
 
 use crate::handoff::{Backend, BackendShared, Listener, Phase, Pool, Target};
-use crate::ids::{ConnectFailure, End, Refusal};
+use crate::ids::{BackendId, Clock, ConnectFailure, End, Refusal};
 use crate::office::admin::readiness::is_eligible;
 use crate::office::board::{Board, Reloads, View};
+use crate::prober::BackendReport;
 
 #[must_use]
 pub fn of(board: &Board) -> Value {
@@ -20,7 +22,9 @@ pub fn of(board: &Board) -> Value {
         .iter()
         .map(|l| listener(&view, l))
         .collect();
-    let pools: Vec<Value> = snapshot.pools.iter().map(|p| pool(&view, p)).collect();
+    let checks = Checks::of(board);
+    let pools = snapshot.pools.iter();
+    let pools: Vec<Value> = pools.map(|p| pool(&view, &checks, p)).collect();
     let retired = view.retired.iter().filter_map(std::sync::Weak::upgrade);
     let removed: Vec<Value> = retired
         .filter(|shared| shared.sessions() > 0)
@@ -132,8 +136,43 @@ fn counted<T: Copy>(all: &[T], count: impl Fn(T) -> (&'static str, u64)) -> Valu
     )
 }
 
-fn pool(view: &View, pool: &Pool) -> Value {
-    let backends: Vec<Value> = pool.backends.iter().map(|b| backend(view, b)).collect();
+/// What the prober says, by backend.
+struct Checks {
+    clock: Clock,
+    reports: BTreeMap<BackendId, BackendReport>,
+}
+
+impl Checks {
+    fn of(board: &Board) -> Checks {
+        let reports = board.check_reports().into_iter();
+        Checks {
+            clock: board.clock,
+            reports: reports.map(|report| (report.backend.id, report)).collect(),
+        }
+    }
+
+    /// The last check, and the last change of health with its reason.
+    fn write(&self, backend: BackendId, value: &mut Value) {
+        let latest = self.reports.get(&backend).map(|report| &report.latest);
+        let at = |moment| stamp(self.clock.wall(moment));
+        value["last_check"] = json!(latest.and_then(|latest| {
+            let finding = latest.finding?;
+            Some(json!({
+                "at": at(latest.found_at?),
+                "result": finding.result.word(),
+                "took_ms": finding.took_ns as f64 / 1e6,
+            }))
+        }));
+        value["last_change"] = json!(latest.and_then(|latest| {
+            let (moment, reason) = latest.changed?;
+            Some(json!({ "at": at(moment), "reason": reason.to_string() }))
+        }));
+    }
+}
+
+fn pool(view: &View, checks: &Checks, pool: &Pool) -> Value {
+    let backends = pool.backends.iter();
+    let backends: Vec<Value> = backends.map(|b| backend(view, checks, b)).collect();
     let retries = pool.shared.workers.iter().map(|shard| shard.retries.read());
     json!({
         "name": pool.shared.name,
@@ -145,7 +184,7 @@ fn pool(view: &View, pool: &Pool) -> Value {
     })
 }
 
-fn backend(view: &View, backend: &Backend) -> Value {
+fn backend(view: &View, checks: &Checks, backend: &Backend) -> Value {
     let mut value = shared_part(&backend.shared);
     let note = view.notes.get(&backend.shared.id);
     value["address"] = json!(note.map(|note| &note.address));
@@ -157,6 +196,7 @@ fn backend(view: &View, backend: &Backend) -> Value {
     value["unresolved"] = json!(note.and_then(|note| note.unresolved.as_ref()));
     value["weight"] = json!(backend.weight);
     value["eligible"] = json!(is_eligible(backend));
+    checks.write(backend.shared.id, &mut value);
     value
 }
 
