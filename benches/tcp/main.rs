@@ -197,7 +197,8 @@ fn measure(scenario: &Scenario, arguments: &Arguments) -> io::Result<Results> {
         let (figures, distances) = repetition(scenario, &subjects, &settings, &mut results);
         let least = distances.iter().copied().fold(f64::MAX, f64::min);
         let most = distances.iter().copied().fold(0.0, f64::max);
-        if most > least * DISTANCE_RATIO_MAX && repeats < REPEATS_MAX {
+        let counts_time = !matches!(scenario.kind, Kind::Idle { .. });
+        if counts_time && most > least * DISTANCE_RATIO_MAX && repeats < REPEATS_MAX {
             eprintln!("   the cores moved ({least:.0} to {most:.0} ns): again");
             repeats += 1;
             continue;
@@ -256,7 +257,7 @@ fn progress(scenario: &Scenario, subject: &Subject, figures: &Figures) {
         .take(5)
         .collect();
     let foreign = figures.get("foreign").copied().unwrap_or(0.0);
-    let noise = if foreign > 0.1 {
+    let noise = if report::is_noisy(figures) {
         format!("  NOISY: others used {:.0} % of a core", foreign * 100.0)
     } else {
         String::new()

@@ -87,7 +87,7 @@ fn digits(value: f64) -> String {
 }
 
 fn ratio_text(ratio: &Spread) -> String {
-    format!("{:.2} ({:.2}-{:.2})", ratio.median, ratio.least, ratio.most)
+    format!("{:.3} ({:.2}-{:.2})", ratio.median, ratio.least, ratio.most)
 }
 
 fn width(column: &str) -> usize {
@@ -117,6 +117,21 @@ pub fn print(scenario: &Scenario, results: &Results) {
     for goal in judged(scenario, results) {
         println!("{goal}");
     }
+    let runs: Vec<&Figures> = results
+        .repetitions
+        .iter()
+        .flat_map(BTreeMap::values)
+        .collect();
+    let noisy = runs.iter().filter(|figures| is_noisy(figures)).count();
+    if noisy > 0 {
+        let all = runs.len();
+        println!("NOISY: in {noisy} of {all} runs others used the machine; do not judge by these");
+    }
+}
+
+/// Others used more than a tenth of a core meanwhile.
+pub fn is_noisy(figures: &Figures) -> bool {
+    figures.get("foreign").is_some_and(|foreign| *foreign > 0.1)
 }
 
 fn print_ratios(scenario: &Scenario, results: &Results) {
@@ -156,40 +171,47 @@ fn print_ratios(scenario: &Scenario, results: &Results) {
     }
 }
 
-/// Each goal as a line: what was asked, what was seen, whether it is reached.
+/// Each goal as a line: whether it is reached, what was asked, what was seen. A goal against several peers is one against
+/// the best of them.
 pub fn judged(scenario: &Scenario, results: &Results) -> Vec<String> {
     let mut lines = Vec::new();
     for goal in scenario.goals {
-        let (sign, asked) = match goal.bound {
-            Bound::AtMost => ("<=", goal.factor),
-            Bound::AtLeast => (">=", goal.factor),
+        let sign = match goal.bound {
+            Bound::AtMost => "<=",
+            Bound::AtLeast => ">=",
         };
-        let head = format!(
-            "{} {} {} {sign} {asked}",
-            scenario.name, goal.subject, goal.column
-        );
-        if goal.against.is_empty()
-            && let Some(seen) = results.figure(goal.subject, goal.column)
-        {
-            let verdict = verdict(goal, seen.median);
-            lines.push(format!("{verdict} {head}: {}", digits(seen.median)));
+        let mut seen = Vec::new();
+        if goal.against.is_empty() {
+            let figure = results.figure(goal.subject, goal.column);
+            seen.extend(figure.map(|figure| (figure.median, digits(figure.median))));
         }
         for peer in goal.against {
-            if let Some(seen) = results.ratio(goal.subject, peer, goal.column) {
-                let verdict = verdict(goal, seen.median);
-                lines.push(format!("{verdict} {head} x {peer}: {}", ratio_text(&seen)));
+            if let Some(ratio) = results.ratio(goal.subject, peer, goal.column) {
+                seen.push((ratio.median, format!("{} x {peer}", ratio_text(&ratio))));
             }
+        }
+        if !seen.is_empty() {
+            let is_reached = seen.iter().all(|(median, _)| is_within(goal, *median));
+            let verdict = if is_reached { "reached" } else { "MISSED " };
+            let texts: Vec<String> = seen.into_iter().map(|(_, text)| text).collect();
+            lines.push(format!(
+                "{verdict} {:<14} {} {} {sign} {}: {}",
+                scenario.name,
+                goal.subject,
+                goal.column,
+                goal.factor,
+                texts.join(", ")
+            ));
         }
     }
     lines
 }
 
-fn verdict(goal: &Goal, seen: f64) -> &'static str {
-    let is_reached = match goal.bound {
+fn is_within(goal: &Goal, seen: f64) -> bool {
+    match goal.bound {
         Bound::AtMost => seen <= goal.factor,
         Bound::AtLeast => seen >= goal.factor,
-    };
-    if is_reached { "reached" } else { "MISSED " }
+    }
 }
 
 pub fn as_json(scenario: &Scenario, results: &Results) -> Value {
