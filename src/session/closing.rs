@@ -48,7 +48,12 @@ impl TcpSession {
             socket.receive = Operation::Stopping;
             desk.act(Action::StopReceive(side));
         }
-        for interest in [Interest::HangUp, Interest::Readable, Interest::Writable] {
+        let watch = if socket.leave {
+            Interest::Leave
+        } else {
+            Interest::HangUp
+        };
+        for interest in [watch, Interest::Readable, Interest::Writable] {
             let operation = socket.poll(interest);
             if *operation == Operation::On {
                 *operation = Operation::Stopping;

@@ -54,6 +54,8 @@ pub(super) struct Socket {
     pub(super) starved: bool,
     /// Hang-up or leave.
     pub(super) watch: Operation,
+    /// It is the latter: each is cancelled by its own name.
+    pub(super) leave: bool,
     pub(super) readable: Operation,
     pub(super) writable: Operation,
     /// It hung up without an error: watching it again would only spin.
@@ -67,6 +69,7 @@ impl Socket {
             receive: Operation::Off,
             starved: false,
             watch: Operation::Off,
+            leave: false,
             readable: Operation::Off,
             writable: Operation::Off,
             hung_up: false,
@@ -248,9 +251,12 @@ impl TcpSession {
     }
 
     pub(super) fn poll<T>(&mut self, side: Side, interest: Interest, desk: &mut Desk<'_, T>) {
-        let operation = self.sockets[side].poll(interest);
-        if *operation == Operation::Off {
-            *operation = Operation::On;
+        let socket = &mut self.sockets[side];
+        if *socket.poll(interest) == Operation::Off {
+            *socket.poll(interest) = Operation::On;
+            if matches!(interest, Interest::HangUp | Interest::Leave) {
+                socket.leave = interest == Interest::Leave;
+            }
             desk.act(Action::Poll(side, interest));
         }
     }

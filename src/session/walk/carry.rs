@@ -2,7 +2,7 @@
 //! every action that is wrong in itself (a second receive, a byte out of order, an early end of stream, a close under a
 //! pending operation ...).
 
-use crate::ids::{End, Fault, Interest, Moved, Side, Sink, Source};
+use crate::ids::{ConnectFailure, End, Fault, Interest, Moved, Side, Sink, Source};
 
 use super::super::event::{Action, Event};
 use super::super::tcp::{Operation, Phase};
@@ -47,6 +47,11 @@ impl World {
             }
             Action::Poll(side, interest) => self.carry_poll(side, interest)?,
             Action::CancelPoll(side, interest) => {
+                demand(
+                    !matches!(interest, Interest::HangUp | Interest::Leave)
+                        || self.see(side).leave == (interest == Interest::Leave),
+                    "a poll is cancelled by its own name",
+                )?;
                 let operation = self.wire(side).poll(interest);
                 demand(
                     *operation == Operation::On,
@@ -127,6 +132,9 @@ impl World {
                     connected: false,
                     ..Wire::new(true)
                 };
+                if run.choices.pick(2) == 1 {
+                    return Ok(Some(Event::ConnectFailed(ConnectFailure::Refused)));
+                }
                 self.connecting = Operation::On;
             }
             _ => {
