@@ -163,9 +163,7 @@ fn clients_over_a_listeners_limit_are_reset_and_counted() {
     let ringway = Setup::new(body).workers(2).start();
     let kept = open_many(address, 10);
     for _ in 0..15 {
-        let mut stream = net::connect(address);
-        let error = stream.read(&mut [0; 1]).expect_err("refused with RST");
-        assert!(net::is_reset(&error), "{error}");
+        net::expect_turned_away(address);
     }
     let refused = [("listener", "main"), ("reason", "listener-limit")];
     assert_eq!(

@@ -2,7 +2,7 @@
 //! it nor an outgoing connection can take a port between our choosing it and its use.
 
 use std::collections::HashSet;
-use std::io;
+use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
 use std::sync::{Mutex, Once};
@@ -136,6 +136,14 @@ pub fn will_reset(stream: &TcpStream) {
 pub fn reset(stream: TcpStream) {
     will_reset(&stream);
     drop(stream);
+}
+
+/// A client that is refused with RST; it may be told while it still connects.
+#[track_caller]
+pub fn expect_turned_away(address: SocketAddr) {
+    let read = try_connect(address).and_then(|mut stream| stream.read(&mut [0; 1]));
+    let error = read.expect_err("turned away, not served or ended cleanly");
+    assert!(is_reset(&error), "{error} instead of a reset");
 }
 
 pub fn is_reset(error: &io::Error) -> bool {
