@@ -302,7 +302,7 @@ fn a_changed_limit_holds_at_once() {
     };
     let mut ringway = Ringway::start(body(5));
     let open = || {
-        let stream = net::connect(address);
+        let stream = net::try_connect(address)?;
         stream
             .set_read_timeout(Some(Duration::from_secs(5)))
             .expect("a time limit");

@@ -9,7 +9,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
-use super::wait::{seconds, until};
+use super::wait::{seconds, until, within};
 use super::{net, process};
 
 /// The full path of a program, or a failure that names the package.
@@ -102,19 +102,23 @@ impl Iperf {
 
     /// Runs iperf3's client against `target` and returns its JSON report.
     pub fn client(target: SocketAddr, arguments: &[&str]) -> serde_json::Value {
-        let mut command = Command::new(program("iperf3", "iperf3"));
-        command.args(["-c", &target.ip().to_string()]);
-        command.args(["-p", &target.port().to_string(), "-J"]);
-        let output = command.args(arguments).output().expect("run iperf3");
-        let text = String::from_utf8_lossy(&output.stdout);
-        let report: serde_json::Value = serde_json::from_str(&text)
-            .unwrap_or_else(|error| panic!("iperf3's report: {error}: {text}"));
-        assert!(
-            output.status.success() && report.get("error").is_none(),
-            "iperf3 {arguments:?}: {}",
-            report["error"]
-        );
-        report
+        within(seconds(10), "iperf3's server is free", || {
+            let mut command = Command::new(program("iperf3", "iperf3"));
+            command.args(["-c", &target.ip().to_string()]);
+            command.args(["-p", &target.port().to_string(), "-J"]);
+            let output = command.args(arguments).output().expect("run iperf3");
+            let text = String::from_utf8_lossy(&output.stdout);
+            let report: serde_json::Value = serde_json::from_str(&text)
+                .unwrap_or_else(|error| panic!("iperf3's report: {error}: {text}"));
+            let error = report["error"].as_str().unwrap_or("");
+            if error.contains("busy") {
+                // It still cleans up after the test before.
+                return None;
+            }
+            let fine = output.status.success() && error.is_empty();
+            assert!(fine, "iperf3 {arguments:?}: {error}");
+            Some(report)
+        })
     }
 }
 
