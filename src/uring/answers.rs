@@ -5,6 +5,7 @@ use super::door::{Answer, Outcome};
 use super::outcome::{Completion, Unsent};
 use super::ring::Ring;
 use super::tag::{Op, Tag};
+use crate::sys;
 use crate::ids::{Interest, SocketId};
 
 impl Ring {
@@ -87,7 +88,14 @@ impl Ring {
         };
         let mut tell = |answer| outcomes.push(Outcome::Stream(stream, answer));
         match tag.op {
-            Op::Connect => tell(completion.connected()),
+            Op::Connect => {
+                let answer = completion.connected();
+                if matches!(answer, Answer::Connected) {
+                    // The acknowledgement of the first answer rides on what is sent next, or on the end; a hint only.
+                    let _ = sys::stream::delay_acknowledgements(socket);
+                }
+                tell(answer);
+            }
             Op::Receive => {
                 match parcel {
                     Some(parcel) if parcel.length > 0 => tell(Answer::Received(parcel)),
