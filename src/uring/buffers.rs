@@ -11,6 +11,9 @@ use io_uring::types::BufRingEntry;
 /// The one buffer group.
 pub(super) const GROUP: u16 = 0;
 
+/// Buffers with the kernel at the start: enough for a turn of conversations, few enough to stay in the cache.
+const WINDOW_MIN: u16 = 64;
+
 /// A filled buffer, or the unsent rest of one. Whoever holds it owns the bytes; it goes back by
 /// [`super::Kernel::release`] or by being sent.
 #[derive(Debug, PartialEq, Eq)]
@@ -69,7 +72,11 @@ pub(super) struct Buffers {
     count: u16,
     buffer_bytes: u32,
     tail: u16,
-    free: u16,
+    /// Free buffers that the kernel does not have: the last one given back is the first one out, as it is the warmest.
+    idle: Vec<u16>,
+    with_kernel: u16,
+    /// So many buffers are to be with the kernel, which takes them in turn.
+    window: u16,
 }
 
 #[derive(Debug)]
@@ -113,18 +120,18 @@ impl Buffers {
         debug_assert!(count.is_power_of_two());
         let entries = Mapping::new(usize::from(count) * size_of::<BufRingEntry>())?;
         let data = Mapping::new(usize::from(count) * buffer_bytes as usize)?;
-        let mut buffers = Buffers {
+        let idle = (0..count).rev().collect();
+        let window = WINDOW_MIN.min(count);
+        Ok(Buffers {
             entries,
             data,
             count,
             buffer_bytes,
             tail: 0,
-            free: 0,
-        };
-        for buffer in 0..count {
-            buffers.give_back(buffer);
-        }
-        Ok(buffers)
+            idle,
+            with_kernel: 0,
+            window,
+        })
     }
 
     pub(super) fn register(&mut self, ring: &IoUring) -> io::Result<()> {
@@ -142,14 +149,14 @@ impl Buffers {
         self.count
     }
 
-    /// Buffers that the kernel has, or will have after the next [`Buffers::publish`].
+    /// Buffers that nobody holds.
     pub(super) fn free(&self) -> u16 {
-        self.free
+        self.idle.len() as u16 + self.with_kernel
     }
 
     /// A completion says that the kernel filled `buffer` with `length` bytes.
     pub(super) fn taken(&mut self, buffer: u16, length: u32) -> Parcel {
-        self.free -= 1;
+        self.with_kernel -= 1;
         debug_assert!(buffer < self.count && length <= self.buffer_bytes);
         Parcel {
             buffer,
@@ -160,7 +167,28 @@ impl Buffers {
     }
 
     pub(super) fn give_back(&mut self, buffer: u16) {
-        debug_assert!(self.free < self.count, "a buffer was given back twice");
+        debug_assert!(self.free() < self.count, "a buffer was given back twice");
+        self.idle.push(buffer);
+    }
+
+    /// Tops up what the kernel has. Once a turn: a few warm buffers go round rather than all of them, which would not
+    /// stay in the cache; a turn that used up most of them doubles their number.
+    pub(super) fn publish(&mut self) {
+        if self.with_kernel < self.window / 4 {
+            self.window = (self.window * 2).min(self.count);
+        }
+        while self.with_kernel < self.window
+            && let Some(buffer) = self.idle.pop()
+        {
+            self.hand_over(buffer);
+        }
+        // SAFETY: the mapping starts with the first entry, whose reserved field is the ring's tail.
+        let tail = unsafe { BufRingEntry::tail(self.entries.start.as_ptr().cast()) };
+        // SAFETY: the pointer is aligned, inside the mapping, and shared with the kernel only, which reads it atomically.
+        unsafe { AtomicU16::from_ptr(tail.cast_mut()) }.store(self.tail, Ordering::Release);
+    }
+
+    fn hand_over(&mut self, buffer: u16) {
         let place = usize::from(self.tail & (self.count - 1));
         // SAFETY: `place` is below `count`, so the entry lies in the mapping; the kernel reads it only once the tail that
         // covers it has been published.
@@ -182,15 +210,7 @@ impl Buffers {
         entry.set_len(self.buffer_bytes);
         entry.set_bid(buffer);
         self.tail = self.tail.wrapping_add(1);
-        self.free += 1;
-    }
-
-    /// Shows the kernel all buffers given back so far.
-    pub(super) fn publish(&mut self) {
-        // SAFETY: the mapping starts with the first entry, whose reserved field is the ring's tail.
-        let tail = unsafe { BufRingEntry::tail(self.entries.start.as_ptr().cast()) };
-        // SAFETY: the pointer is aligned, inside the mapping, and shared with the kernel only, which reads it atomically.
-        unsafe { AtomicU16::from_ptr(tail.cast_mut()) }.store(self.tail, Ordering::Release);
+        self.with_kernel += 1;
     }
 
     /// Where a parcel's bytes are.
