@@ -5,8 +5,8 @@ use super::door::{Answer, Outcome};
 use super::outcome::{Completion, Unsent};
 use super::ring::Ring;
 use super::tag::{Op, Tag};
-use crate::sys;
 use crate::ids::{Interest, SocketId};
+use crate::sys;
 
 impl Ring {
     /// Answers every send that has been submitted: those with a completion failed or were short, all others were whole.
