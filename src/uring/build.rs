@@ -13,7 +13,7 @@ use super::door::StartError;
 use super::move_bytes::PipeStock;
 use super::ops;
 use super::probe::Features;
-use super::ring::Ring;
+use super::ring::{ENTER_GETEVENTS, ENTER_NO_IOWAIT, Ring};
 use super::streams::Streams;
 use super::tag;
 
@@ -89,6 +89,12 @@ impl Ring {
             stock: PipeStock::new(size.pipes_max),
             flights: Vec::with_capacity(size.submissions as usize * 2),
             queued: 0,
+            enter_flags: ENTER_GETEVENTS
+                | if features.no_iowait {
+                    ENTER_NO_IOWAIT
+                } else {
+                    0
+                },
             in_flight: 0,
             completions: Vec::with_capacity(size.completions.min(16_384) as usize),
             overflow_seen: 0,

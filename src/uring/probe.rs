@@ -14,8 +14,8 @@ pub const MASK_VARIABLE: &str = "RINGWAY_MASK";
 pub struct Features {
     /// `no-sqarray` (6.6): submissions without an index array.
     pub no_sqarray: bool,
-    /// `registered-ring` (5.18): no look-up of the ring's descriptor per turn.
-    pub registered_ring: bool,
+    /// `no-iowait` (6.15): a worker that waits for clients is idle, and does not show as a core that waits for a disk.
+    pub no_iowait: bool,
 }
 
 impl Features {
@@ -24,7 +24,7 @@ impl Features {
     pub fn list(&self) -> [(&'static str, bool); 2] {
         [
             ("no-sqarray", self.no_sqarray),
-            ("registered-ring", self.registered_ring),
+            ("no-iowait", self.no_iowait),
         ]
     }
 
@@ -43,7 +43,7 @@ impl Features {
         let masked = |name: &str| mask.split(',').any(|word| word.trim() == name);
         Features {
             no_sqarray: self.no_sqarray && !masked("no-sqarray"),
-            registered_ring: self.registered_ring && !masked("registered-ring"),
+            no_iowait: self.no_iowait && !masked("no-iowait"),
         }
     }
 }
@@ -75,10 +75,10 @@ pub fn probe() -> Result<Features, StartError> {
     super::build::required_flags(&mut builder);
     builder.setup_no_sqarray();
     let no_sqarray = builder.build(8).is_ok();
-    let registered_ring = ring.params().is_feature_linked_file();
+    let no_iowait = ring.params().is_feature_no_iowait();
     Ok(Features {
         no_sqarray,
-        registered_ring,
+        no_iowait,
     })
 }
 
@@ -102,19 +102,16 @@ mod tests {
     fn a_mask_takes_features_away_by_name() {
         let all = Features {
             no_sqarray: true,
-            registered_ring: true,
+            no_iowait: true,
         };
         assert_eq!(
             all.without("no-sqarray"),
             Features {
                 no_sqarray: false,
-                registered_ring: true
+                no_iowait: true
             }
         );
-        assert_eq!(
-            all.without("no-sqarray, registered-ring"),
-            Features::default()
-        );
+        assert_eq!(all.without("no-sqarray, no-iowait"), Features::default());
         assert_eq!(all.without(""), all);
     }
 }

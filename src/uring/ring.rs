@@ -20,8 +20,10 @@ use super::outcome::{self, Completion, Unsent};
 use super::streams::Streams;
 use super::tag::{Op, Tag};
 
-const ENTER_GETEVENTS: u32 = 1;
+pub(super) const ENTER_GETEVENTS: u32 = 1;
 const ENTER_EXT_ARG: u32 = 1 << 3;
+/// IORING_ENTER_NO_IOWAIT (Linux 6.15).
+pub(super) const ENTER_NO_IOWAIT: u32 = 1 << 7;
 
 /// A send that the kernel has, or will have with the next submission.
 #[derive(Debug)]
@@ -52,6 +54,8 @@ pub struct Ring {
     pub(super) flights: Vec<Flight>,
     /// Submissions queued so far, over the ring's life.
     pub(super) queued: u64,
+    /// How each turn enters the kernel.
+    pub(super) enter_flags: u32,
     /// Operations that owe a last completion.
     pub(super) in_flight: usize,
     pub(super) completions: Vec<Completion>,
@@ -127,14 +131,14 @@ impl Ring {
                 submitter.enter(
                     to_submit,
                     min_complete,
-                    ENTER_GETEVENTS | ENTER_EXT_ARG,
+                    self.enter_flags | ENTER_EXT_ARG,
                     Some(&arguments),
                 )
             }
         } else {
             // SAFETY: no argument is passed.
             unsafe {
-                submitter.enter::<libc::sigset_t>(to_submit, min_complete, ENTER_GETEVENTS, None)
+                submitter.enter::<libc::sigset_t>(to_submit, min_complete, self.enter_flags, None)
             }
         };
         debug_assert!(
