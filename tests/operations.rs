@@ -595,7 +595,7 @@ fn the_demonstration_runs_and_ends_by_itself() {
         .spawn()
         .expect("start the demonstration");
     let text = || fs::read_to_string(folder.path().join("out")).unwrap_or_default();
-    until(seconds(5), "a live table", || text().contains("sessions"));
+    until(seconds(5), "a live table", || text().contains("requests"));
     let status = process::wait_exit(&mut child, seconds(15));
     let status = status.unwrap_or_else(|| {
         let _ = child.kill();
@@ -607,9 +607,18 @@ fn the_demonstration_runs_and_ends_by_itself() {
         "{:?}",
         began.elapsed()
     );
+    let text = text();
     assert!(
-        text().contains("http://127.0.0.1:"),
-        "the dashboard's address: {}",
-        text()
+        text.contains("http://127.0.0.1:"),
+        "the admin address: {text}"
+    );
+    assert!(
+        text.contains("killed"),
+        "a backend dies before the user's eyes: {text}"
+    );
+    assert!(text.contains("down"), "and is seen to be down: {text}");
+    assert!(
+        text.contains("failures = 0"),
+        "and nobody is harmed: {text}"
     );
 }

@@ -141,7 +141,14 @@ pub fn reset(stream: TcpStream) {
 /// A client that is refused with RST; it may be told while it still connects.
 #[track_caller]
 pub fn expect_turned_away(address: SocketAddr) {
-    let read = try_connect(address).and_then(|mut stream| stream.read(&mut [0; 1]));
+    let read = try_connect(address).and_then(|mut stream| {
+        loop {
+            match stream.read(&mut [0; 1]) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => return result,
+            }
+        }
+    });
     let error = read.expect_err("turned away, not served or ended cleanly");
     assert!(is_reset(&error), "{error} instead of a reset");
 }
