@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use crate::ids::{Moved, Sink, Source, StreamKey};
 use crate::sys::pipe::{self, Pipe};
+use crate::sys::stream;
 
 use super::door::opposite;
 use super::outcome;
@@ -106,10 +107,12 @@ pub(super) fn move_bytes(
         };
     };
     if let (Some(source), Some(sink)) = (streams.socket(from), streams.socket(opposite(from))) {
-        drain(&mut loan, sink, &mut moved);
+        drain(&mut loan, sink, false, &mut moved);
         while fill && loan.bytes == 0 && moved.sink == Sink::Open && may_fill(&moved) {
             take_in(&mut loan, source, &mut moved);
-            drain(&mut loan, sink, &mut moved);
+            // Only while the source is known to hold more may the last segment wait to be filled.
+            let more = stream::readable_bytes(source).is_ok_and(|bytes| bytes > 0);
+            drain(&mut loan, sink, more, &mut moved);
         }
     }
     if loan.bytes == 0 {
@@ -125,7 +128,12 @@ fn may_fill(moved: &Moved) -> bool {
 }
 
 fn take_in(loan: &mut Loan, source: BorrowedFd<'_>, moved: &mut Moved) {
-    match splice(source, loan.pipe.write.as_fd(), loan.pipe.capacity_bytes) {
+    match splice(
+        source,
+        loan.pipe.write.as_fd(),
+        loan.pipe.capacity_bytes,
+        false,
+    ) {
         Ok(0) => moved.source = Source::Fin,
         Ok(bytes) => {
             loan.bytes += bytes;
@@ -140,9 +148,9 @@ fn take_in(loan: &mut Loan, source: BorrowedFd<'_>, moved: &mut Moved) {
     }
 }
 
-fn drain(loan: &mut Loan, sink: BorrowedFd<'_>, moved: &mut Moved) {
+fn drain(loan: &mut Loan, sink: BorrowedFd<'_>, more: bool, moved: &mut Moved) {
     while loan.bytes > 0 {
-        match splice(loan.pipe.read.as_fd(), sink, loan.bytes as usize) {
+        match splice(loan.pipe.read.as_fd(), sink, loan.bytes as usize, more) {
             Ok(bytes) if bytes > 0 => {
                 loan.bytes -= bytes;
                 moved.drained += bytes;
@@ -163,6 +171,6 @@ fn drain(loan: &mut Loan, sink: BorrowedFd<'_>, moved: &mut Moved) {
     }
 }
 
-fn splice(from: BorrowedFd<'_>, into: BorrowedFd<'_>, bytes: usize) -> io::Result<u32> {
-    pipe::splice(from, into, bytes, false).map(|bytes| bytes as u32)
+fn splice(from: BorrowedFd<'_>, into: BorrowedFd<'_>, bytes: usize, more: bool) -> io::Result<u32> {
+    pipe::splice(from, into, bytes, more).map(|bytes| bytes as u32)
 }
