@@ -1,11 +1,13 @@
 //! The two ways out, both in three steps: stop everything, wait for every answer, close.
 //!
 //! *Whole*: both ends of stream were passed on; closing sends what FIN is still owed. *Cut*: both sockets are closed by
-//! reset, so that nobody takes a cut stream for a whole one. A socket is never shut down on the way to a cut.
+//! reset, so that nobody takes a cut stream for a whole one. A socket is never shut down on the way to a cut. What came
+//! before a reset is delivered first, down to the peer's acknowledgement.
 
-use crate::ids::{End, Interest, Side};
+use crate::ids::{End, Interest, Nanos, Side};
 
 use super::event::{Action, Ticket};
+use super::rules::ASK_NS;
 use super::tcp::{Desk, Operation, Phase, TcpSession};
 
 impl TcpSession {
@@ -13,6 +15,43 @@ impl TcpSession {
     pub(super) fn cut<T: Ticket>(&mut self, end: End, desk: &mut Desk<'_, T>) {
         self.end = Some(end);
         self.begin_closing(true, desk);
+    }
+
+    /// Everything that the broken side had sent was written to the other side's socket. A reset there would drop what its
+    /// peer has not got yet, so it waits for that, within the time to flush.
+    pub(super) fn cut_when_delivered<T>(&mut self, broken: Side, desk: &mut Desk<'_, T>) {
+        if !self.delivering {
+            self.delivering = true;
+            desk.act(Action::AskDelivered(broken.other()));
+        }
+    }
+
+    pub(super) fn on_delivered<T: Ticket>(
+        &mut self,
+        side: Side,
+        all: bool,
+        desk: &mut Desk<'_, T>,
+    ) {
+        if self.is_closing() {
+            return;
+        }
+        if all {
+            let end = self.end.unwrap_or(End::Internal);
+            self.cut(end, desk);
+            return;
+        }
+        // No poll tells when the last byte is acknowledged: ask again, less and less often.
+        let waited_ns = desk.now.since(self.phase_began);
+        self.ask_due = desk.now.after(ASK_NS + waited_ns / 4);
+        self.wake_by(self.ask_due);
+        self.poll(side, Interest::HangUp, desk);
+    }
+
+    pub(super) fn ask_delivered_if_due<T>(&mut self, desk: &mut Desk<'_, T>) {
+        if let (Some(broken), true) = (self.broken, desk.now >= self.ask_due) {
+            self.ask_due = Nanos::NEVER;
+            desk.act(Action::AskDelivered(broken.other()));
+        }
     }
 
     /// Ends a session whose streams both came to their end.

@@ -51,6 +51,8 @@ pub enum Event<T> {
     Moved(Side, Moved),
     /// A yielded move may go on.
     Again(Side),
+    /// Answer to [`Action::AskDelivered`]: whether the peer has acknowledged all that was sent to `Side`.
+    Delivered(Side, bool),
     /// The moment asked for by [`super::TcpSession::wake_at`] has come.
     Tick,
     /// Somebody orders the end: drain, shutdown, operator.
@@ -87,6 +89,9 @@ pub enum Action<T> {
     },
     /// Go on with the move in the next turn, after others had theirs.
     Yield(Side),
+    /// Before a reset is passed on to `Side`: has its peer got all that was sent to it? A reset drops what waits in the
+    /// socket. Answer at once.
+    AskDelivered(Side),
     /// Close the pipe of the direction from `Side` with what is in it.
     DropPipe(Side),
     /// Wake the receiver of this side only for this many bytes (SO_RCVLOWAT); 1 is the normal state.

@@ -165,7 +165,8 @@ impl TcpSession {
         // The answer of a whole send does not end a turn's sleep: whoever waits for one must ask.
         self.hurry_if_sending(from, desk);
         let pump = &mut self.pumps[from];
-        if blocked || pump.dropped || pump.delivered || pump.sending || pump.yielding {
+        let busy = pump.sending || pump.yielding || self.delivering;
+        if blocked || pump.dropped || pump.delivered || busy {
             return;
         }
         if pump.piped > 0 {
@@ -351,8 +352,7 @@ impl TcpSession {
     fn pass_end_on<T: Ticket>(&mut self, from: Side, desk: &mut Desk<'_, T>) {
         self.pumps[from].delivered = true;
         if self.broken.is_some() {
-            let end = self.end.unwrap_or(End::Internal);
-            self.cut(end, desk);
+            self.cut_when_delivered(from, desk);
         } else if self.pumps[from.other()].delivered {
             self.close_whole(desk);
         } else if self.pumps[from.other()].ended && !self.pumps[from.other()].holds_bytes() {
@@ -394,8 +394,7 @@ impl TcpSession {
         self.enter(Phase::Relaying, desk.now.after(FLUSH_NS), desk.now);
         let pump = &self.pumps[side];
         if pump.delivered || (pump.ended && !pump.holds_bytes()) {
-            let end = self.end.unwrap_or(End::Internal);
-            self.cut(end, desk);
+            self.cut_when_delivered(side, desk);
         }
     }
 
@@ -455,11 +454,13 @@ impl TcpSession {
         for from in Side::BOTH {
             self.fetch_tail_if_due(from, desk);
         }
+        self.ask_delivered_if_due(desk);
         let guards = self.pumps.0.map(|pump| pump.guard_at);
         for due in [
             self.lifetime_end,
             self.silence_end(),
             self.mature_due,
+            self.ask_due,
             guards[0],
             guards[1],
         ] {

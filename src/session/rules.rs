@@ -21,6 +21,9 @@ pub struct Rules {
 /// Bytes that arrived before a reset have this long to be delivered.
 pub const FLUSH_NS: u64 = millis(1_000);
 
+/// Whether they were is asked first after this long, then ever less often.
+pub const ASK_NS: u64 = millis(1);
+
 /// A side that is neither received from nor polled is watched for hang-up after this long: early enough to pass a reset
 /// on within a second, late enough that short sessions never pay for the watch.
 pub const WATCH_NS: u64 = millis(200);

@@ -8,7 +8,7 @@
 //! | Waiting | Granted, Ready(Client), Tick |
 //! | Pausing | Tick, Ready(Client) |
 //! | Connecting | Connected, ConnectFailed, ConnectCancelled, Ready(Client), Tick |
-//! | Relaying | Received, ReceiveEnded, Resume, Sent, SentShort, SendBroken, Stashed, Ready, Moved, Again, Tick |
+//! | Relaying | Received, ReceiveEnded, Resume, Sent, SentShort, SendBroken, Stashed, Ready, Moved, Again, Delivered, Tick |
 //! | Closing | the late answers of all the above, each of which only ticks off an operation in flight |
 //!
 //! `Kill` may come in any phase.
@@ -130,6 +130,10 @@ pub struct TcpSession {
     pub(super) lifetime_end: Nanos,
     pub(super) watch_due: Nanos,
     pub(super) mature_due: Nanos,
+    /// All of the broken side's bytes are with the other side's socket; once its peer has them, the session is cut.
+    pub(super) delivering: bool,
+    /// When to ask for that again.
+    pub(super) ask_due: Nanos,
     pub(super) wake_at: Nanos,
 }
 
@@ -170,6 +174,8 @@ impl TcpSession {
             lifetime_end: Nanos::NEVER,
             watch_due: Nanos::NEVER,
             mature_due: Nanos::NEVER,
+            delivering: false,
+            ask_due: Nanos::NEVER,
             wake_at: Nanos::NEVER,
         }
     }
@@ -235,6 +241,7 @@ impl TcpSession {
             }
             Event::Moved(from, moved) => self.on_moved(from, moved, desk),
             Event::Again(from) => self.on_again(from, desk),
+            Event::Delivered(side, all) => self.on_delivered(side, all, desk),
             Event::Tick => self.on_tick(desk),
             Event::Kill(end) => self.on_kill(end, desk),
         }

@@ -116,6 +116,24 @@ pub fn readable_bytes(source: BorrowedFd<'_>) -> io::Result<usize> {
     Ok(usize::try_from(count).unwrap_or(0))
 }
 
+/// Bytes (and a FIN, as one more) that were sent and that the peer has not acknowledged: what closing by reset would drop.
+/// 0 for a unix socket, whose bytes are with the peer as soon as they are sent.
+///
+/// # Errors
+/// The kernel's.
+pub fn unacknowledged_bytes(socket: BorrowedFd<'_>) -> io::Result<usize> {
+    let mut count: libc::c_int = 0;
+    // SAFETY: SIOCOUTQ (the same number as TIOCOUTQ) writes one int, into the local that the pointer is to.
+    let answer = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut count) };
+    if answer < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if count > 0 && SockRef::from(&socket).domain()? == Domain::UNIX {
+        return Ok(0);
+    }
+    Ok(usize::try_from(count).unwrap_or(0))
+}
+
 /// The other end's address; `None` for a unix socket.
 ///
 /// # Errors

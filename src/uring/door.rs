@@ -141,6 +141,8 @@ pub trait Kernel {
     fn pipes_open(&self) -> usize;
 
     fn finish(&mut self, stream: StreamKey);
+    /// Whether the peer has acknowledged all that was sent to it.
+    fn is_delivered(&self, stream: StreamKey) -> bool;
     fn set_watermark(&mut self, stream: StreamKey, bytes: u32);
     fn set_keepalive(&mut self, stream: StreamKey, idle_s: u32, interval_s: u32, count: u32);
     /// Round trip time in microseconds and retransmitted segments.

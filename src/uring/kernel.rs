@@ -214,6 +214,14 @@ impl Kernel for Ring {
         }
     }
 
+    fn is_delivered(&self, stream: StreamKey) -> bool {
+        let unacknowledged = self
+            .streams
+            .socket(stream)
+            .and_then(|socket| stream::unacknowledged_bytes(socket).ok());
+        unacknowledged.is_none_or(|bytes| bytes == 0)
+    }
+
     fn set_watermark(&mut self, stream: StreamKey, bytes: u32) {
         if let Some(socket) = self.streams.socket(stream) {
             let _ = stream::set_receive_low_water(socket, bytes);

@@ -118,6 +118,10 @@ impl<K: Kernel> Worker<K> {
             Action::CancelPoll(side, interest) => self.kernel.cancel_poll(stream(side), interest),
             Action::Move { from, fill } => self.move_bytes(key, from, fill),
             Action::Yield(side) => self.yielded.push_back((key, side)),
+            Action::AskDelivered(side) => {
+                let all = self.kernel.is_delivered(stream(side));
+                self.answer(key, Event::Delivered(side, all));
+            }
             Action::DropPipe(side) => {
                 self.hatch.counters.pipe_cuts.add(1);
                 self.kernel.drop_pipe(stream(side));

@@ -7,7 +7,7 @@ use crate::ids::{ConnectFailure, End, Fault, Interest, Moved, Side, Sink, Source
 use super::super::event::{Action, Event};
 use super::super::tcp::{Operation, Phase};
 use super::explore::Run;
-use super::world::{Flight, Serial, Wire, World};
+use super::world::{ASKED_MAX, Flight, Serial, Wire, World};
 
 /// What a rule of the shadow says about an action that breaks it.
 pub(super) type Verdict<T> = Result<T, String>;
@@ -64,6 +64,7 @@ impl World {
                 demand(!self.see(from).yielded, "a direction yields once at a time")?;
                 self.wire(from).yielded = true;
             }
+            Action::AskDelivered(side) => return self.carry_question(side, run).map(Some),
             Action::DropPipe(from) => {
                 let wire = self.wire(from);
                 demand(wire.pipe.1 > 0, "only a pipe that is held is dropped")?;
@@ -276,6 +277,18 @@ impl World {
             bytes: u32::from(stashed) * run.plan.unit_bytes,
             rest,
         })
+    }
+
+    fn carry_question(&mut self, side: Side, run: &mut Run<'_>) -> Verdict<Event<Serial>> {
+        demand(
+            self.see(side).open && self.see(side).connected,
+            "delivery is asked of a connected socket",
+        )?;
+        self.delivered = !run.plan.stalls || run.choices.pick(2) == 0;
+        if !self.delivered {
+            self.asked = (self.asked + 1).min(ASKED_MAX);
+        }
+        Ok(Event::Delivered(side, self.delivered))
     }
 
     /// As splice does: first what is in the pipe; then, while that went out whole, from the socket.

@@ -3,7 +3,7 @@
 use crate::ids::{End, Nanos, OPS_PER_SESSION_MAX, Side};
 
 use super::super::event::Event;
-use super::super::rules::PAUSE_NS;
+use super::super::rules::{PAUSE_NS, WATCH_NS};
 use super::super::tcp::{Operation, Phase, TcpSession};
 use super::carry::{Verdict, demand};
 use super::plan::Plan;
@@ -109,7 +109,8 @@ impl World {
         };
         demand(end == named, "the side that broke first names the end")?;
         let source = self.see(broken);
-        let delivered = source.arrived == 0 && source.taken == source.passed;
+        let passed = source.arrived == 0 && source.taken == source.passed;
+        let delivered = passed && self.delivered;
         let deaf = self.see(broken.other()).break_told;
         let late = cause == Cause::Tick && self.flush_due <= NOW;
         demand(
@@ -177,6 +178,7 @@ impl World {
             Phase::Connecting if self.connecting == Operation::On => {
                 NOW.after(session.rules.connect_timeout_ns)
             }
+            Phase::Relaying if session.delivering => self.flush_due.min(NOW.after(WATCH_NS * 2)),
             Phase::Relaying if session.rules.idle_ns > 0 => self
                 .flush_due
                 .min(self.last_bytes.after(session.rules.idle_ns)),

@@ -7,7 +7,7 @@ use super::super::event::Event;
 use super::super::rules::WATCH_NS;
 use super::super::tcp::{Operation, Phase};
 use super::plan::{Fullness, Plan};
-use super::world::{NOW, Serial, World};
+use super::world::{ASKED_MAX, NOW, Serial, World};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
@@ -185,7 +185,7 @@ impl World {
             | Step::PeerLeaves(_)
             | Step::Kill
             | Step::Granted => false,
-            Step::TimePasses => self.session.wake_at().since(NOW) <= WATCH_NS,
+            Step::TimePasses => self.session.delivering || self.pause_ns() <= WATCH_NS,
             Step::Sent(side) | Step::SentShort(side, _) | Step::SendBroken(side) => {
                 self.see(side).flight.is_some_and(|flight| flight.sure)
             }
@@ -195,6 +195,16 @@ impl World {
             }
             Step::Connected | Step::ConnectFailed(_) => self.connecting == Operation::Stopping,
             _ => true,
+        }
+    }
+
+    /// How long nothing happens when time passes.
+    fn pause_ns(&self) -> u64 {
+        let wake_at = self.session.wake_at();
+        if self.session.delivering && self.asked == ASKED_MAX {
+            wake_at.max(self.flush_due).since(NOW)
+        } else {
+            wake_at.since(NOW)
         }
     }
 
@@ -214,7 +224,7 @@ impl World {
                 self.wire(side).fin = true;
                 self.wire(side).gone = true;
             }
-            Step::TimePasses => self.let_pass(self.session.wake_at().since(NOW)),
+            Step::TimePasses => self.let_pass(self.pause_ns()),
             _ => return Some(self.answer(step, plan)),
         }
         None

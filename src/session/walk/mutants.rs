@@ -219,6 +219,16 @@ const LIES: &[Mutant] = &[
             })
         },
     ),
+    lie(
+        "bytes under way pass for delivered",
+        RESET_STALL,
+        |_, event| {
+            Some(match event {
+                Event::Delivered(side, _) => Event::Delivered(side, true),
+                other => other,
+            })
+        },
+    ),
 ];
 
 /// Parcels and bytes mishandled.
@@ -456,6 +466,27 @@ const ENDLESS: &[Mutant] = &[
         RESET_STALL,
         |_, _, _, actions| {
             actions.retain(|action| !matches!(action, Action::CancelPoll(..)));
+        },
+    ),
+    slip(
+        "a poll is cancelled by another's name",
+        OPENING,
+        |_, _, _, actions| {
+            for action in actions {
+                if let Action::CancelPoll(_, interest @ Interest::Leave) = action {
+                    *interest = Interest::HangUp;
+                }
+            }
+        },
+    ),
+    slip(
+        "delivery is asked for only once",
+        RESET_STALL,
+        |world, _, _, _| {
+            if world.session.delivering {
+                world.session.ask_due = Nanos::NEVER;
+                world.session.wake_at = world.session.phase_deadline;
+            }
         },
     ),
     slip("a connect is not cancelled", OPENING, |_, _, _, actions| {

@@ -212,8 +212,8 @@ const RESET_SPLICE: Plan = Plan {
 const CLOSING: Plan = Plan {
     name: "kills",
     habits: [sends(1).or_resets(), sends(1)],
-    stalls: true,
     starves: true,
+    halts: true,
     kills: true,
     time: true,
     ..QUIET

@@ -79,6 +79,7 @@ pub(super) fn word(event: &Event<Serial>) -> &'static str {
         Event::PollEnded(..) => "PollEnded",
         Event::Moved(..) => "Moved",
         Event::Again(_) => "Again",
+        Event::Delivered(..) => "Delivered",
         Event::Tick => "Tick",
         Event::Kill(_) => "Kill",
     }

@@ -18,6 +18,10 @@ use super::plan::Plan;
 /// when they are reached are one.
 pub(super) const NOW: Nanos = Nanos(1 << 50);
 
+/// A stalled peer that has not acknowledged its bytes after so many questions never does: the questions between are left
+/// out, as a worker that is late leaves them out.
+pub(super) const ASKED_MAX: u8 = 2;
+
 /// A parcel: units `first..first + units` of the stream from `from`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Serial {
@@ -169,6 +173,10 @@ pub(super) struct World {
     /// The side that the session was first told to be broken, and until when it may deliver what came before.
     pub(super) broken: Option<Side>,
     pub(super) flush_due: Nanos,
+    /// The peer of the other side has acknowledged all.
+    pub(super) delivered: bool,
+    /// How often that was asked in vain; from [`ASKED_MAX`] on the session sleeps until the time to flush is over.
+    pub(super) asked: u8,
     /// The side whose end of stream was told first.
     pub(super) first_fin: Option<Side>,
     pub(super) last_bytes: Nanos,
@@ -195,6 +203,8 @@ impl World {
             matured: false,
             broken: None,
             flush_due: Nanos::NEVER,
+            delivered: false,
+            asked: 0,
             first_fin: None,
             last_bytes: NOW,
             opened: NOW,
@@ -243,6 +253,7 @@ impl World {
             &mut session.lifetime_end,
             &mut session.watch_due,
             &mut session.mature_due,
+            &mut session.ask_due,
             &mut session.wake_at,
             &mut client.guard_at,
             &mut backend.guard_at,
@@ -278,7 +289,8 @@ impl World {
             self.parcels = fresh;
         }
         let session = &mut self.session;
-        if session.phase != Phase::Connecting {
+        let asking = session.delivering && self.asked < ASKED_MAX;
+        if session.phase != Phase::Connecting && !asking {
             session.phase_began = NOW;
         }
         self.hurry = false;
