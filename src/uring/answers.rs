@@ -5,13 +5,14 @@ use super::door::{Answer, Outcome};
 use super::outcome::{Completion, Unsent};
 use super::ring::Ring;
 use super::tag::{Op, Tag};
-use crate::ids::{Interest, SocketId};
+use crate::ids::{Fault, Interest, SocketId};
 use crate::sys;
 
 impl Ring {
     /// Answers every send that has been submitted: those with a completion failed or were short, all others were whole.
     pub(super) fn settle_flights(&mut self, outcomes: &mut Vec<Outcome>) {
         if self.flights.is_empty() {
+            self.lost = false;
             return;
         }
         for completion in &self.completions {
@@ -20,12 +21,8 @@ impl Ring {
                 buffer,
                 ..
             }) = completion.tag()
-                && let Some(flight) = self
-                    .flights
-                    .iter_mut()
-                    .find(|flight| flight.parcel.buffer == buffer)
             {
-                flight.unsent = Some(completion.unsent());
+                self.unsent[usize::from(buffer)] = Some(completion.unsent());
             }
         }
         let unsubmitted = self.io.submission().len() as u64;
@@ -36,7 +33,12 @@ impl Ring {
             .count();
         for flight in self.flights.drain(..settled) {
             let parcel = flight.parcel;
-            let answer = match flight.unsent {
+            let answer = match self.unsent[usize::from(parcel.buffer)].take() {
+                None if self.lost => {
+                    // Nobody knows how it went. Better a stream cut than one with a hole.
+                    self.buffers.give_back(parcel.buffer);
+                    Answer::SendBroken(Fault::Resources)
+                }
                 None => {
                     self.buffers.give_back(parcel.buffer);
                     Answer::Sent(parcel.length)
@@ -49,6 +51,7 @@ impl Ring {
             };
             outcomes.push(Outcome::Stream(flight.stream, answer));
         }
+        self.lost = false;
     }
 
     pub(super) fn read(&mut self, completion: Completion, outcomes: &mut Vec<Outcome>) {
@@ -106,10 +109,10 @@ impl Ring {
                     tell(Answer::ReceiveEnded(end));
                 }
             }
-            Op::HangUp => tell(completion.polled(Interest::HangUp, socket)),
-            Op::Leave => tell(completion.polled(Interest::Leave, socket)),
-            Op::Readable => tell(completion.polled(Interest::Readable, socket)),
-            Op::Writable => tell(completion.polled(Interest::Writable, socket)),
+            Op::HangUp => self.read_poll(stream, Interest::HangUp, completion, outcomes),
+            Op::Leave => self.read_poll(stream, Interest::Leave, completion, outcomes),
+            Op::Readable => self.read_poll(stream, Interest::Readable, completion, outcomes),
+            Op::Writable => self.read_poll(stream, Interest::Writable, completion, outcomes),
             Op::Doorbell | Op::Accept | Op::Send | Op::Cancel | Op::Close => {}
         }
     }

@@ -213,12 +213,14 @@ impl Buffers {
         self.with_kernel += 1;
     }
 
-    /// Where a parcel's bytes are.
+    /// Where a parcel's bytes are. A ticket that is not from here is refused: anybody can make one.
     pub(super) fn address(&self, parcel: &Parcel) -> *const u8 {
         let offset =
             usize::from(parcel.buffer) * self.buffer_bytes as usize + parcel.start as usize;
-        debug_assert!(parcel.start + parcel.length <= self.buffer_bytes);
-        // SAFETY: the parcel's buffer and extent lie inside the data mapping.
+        let rest = self.buffer_bytes.checked_sub(parcel.start);
+        let is_inside = rest.is_some_and(|rest| parcel.length <= rest);
+        assert!(parcel.buffer < self.count && is_inside, "a forged parcel");
+        // SAFETY: the parcel's buffer and extent lie inside the data mapping, as just asserted.
         unsafe { self.data.start.add(offset) }.as_ptr()
     }
 

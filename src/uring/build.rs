@@ -88,6 +88,7 @@ impl Ring {
             listeners: Vec::with_capacity(64),
             stock: PipeStock::new(size.pipes_max),
             flights: Vec::with_capacity(size.submissions as usize * 2),
+            unsent: vec![None; usize::from(size.buffers)].into_boxed_slice(),
             queued: 0,
             enter_flags: ENTER_GETEVENTS
                 | if features.no_iowait {
@@ -98,6 +99,7 @@ impl Ring {
             in_flight: 0,
             completions: Vec::with_capacity(size.completions.min(16_384) as usize),
             overflow_seen: 0,
+            lost: false,
             overflowed: false,
             stale: 0,
         };

@@ -64,7 +64,12 @@ impl Kernel for Ring {
     }
 
     fn close_listener(&mut self, id: SocketId) {
-        self.listeners.retain(|listening| listening.id != id);
+        let Some(place) = self.listeners.iter().position(|it| it.id == id) else {
+            return;
+        };
+        // Behind an accept that may still be queued: were the number free before, the accept would meet whoever got it.
+        let socket = self.listeners.swap_remove(place).socket.into_raw_fd();
+        self.push(&ops::close(socket, Tag::house(Op::Close, 0)), false);
     }
 
     fn peer_address(&self, incoming: &Incoming) -> Option<SocketAddr> {
@@ -99,7 +104,10 @@ impl Kernel for Ring {
             Address::Unix(path) => SockAddr::unix(path).map_err(failure)?,
         };
         let raw = socket.as_raw_fd();
-        self.streams.put(door::backend(session), socket);
+        if !self.streams.put(door::backend(session), socket) {
+            self.stale += 1;
+            return Err(ConnectFailure::Other);
+        }
         let cell = self.streams.keep_address(session, address);
         let (pointer, length) = (cell.as_ptr().cast(), cell.len());
         self.push(
@@ -144,18 +152,15 @@ impl Kernel for Ring {
             stream,
             parcel,
             submission: self.queued - 1,
-            unsent: None,
         });
     }
 
     fn poll(&mut self, stream: StreamKey, interest: Interest) {
-        self.push_stream(Op::from(interest), stream, |socket, tag| {
-            ops::poll(socket, interest, tag)
-        });
+        self.ask(stream, interest);
     }
 
     fn cancel_poll(&mut self, stream: StreamKey, interest: Interest) {
-        self.cancel(Op::from(interest), stream);
+        self.ask_no_more(stream, interest);
     }
 
     fn close(&mut self, stream: StreamKey, reset: bool) {

@@ -16,6 +16,7 @@ mod kernel;
 mod move_bytes;
 mod ops;
 mod outcome;
+mod polls;
 mod probe;
 mod ring;
 mod streams;

@@ -70,16 +70,28 @@ pub(super) fn send(socket: RawFd, bytes: *const u8, length: u32, tag: Tag) -> En
 }
 
 pub(super) fn poll(socket: RawFd, interest: Interest, tag: Tag) -> Entry {
-    // Error and hang-up are always reported.
+    opcode::PollAdd::new(types::Fd(socket), asked(interest))
+        .build()
+        .user_data(tag.pack())
+}
+
+/// Multishot: answered by each change, until cancelled.
+pub(super) fn poll_on(socket: RawFd, interest: Interest, tag: Tag) -> Entry {
+    opcode::PollAdd::new(types::Fd(socket), asked(interest))
+        .multi(true)
+        .build()
+        .user_data(tag.pack())
+}
+
+/// The events to ask for. The kernel adds error, hang-up, and the peer's end of stream.
+pub(super) fn asked(interest: Interest) -> u32 {
     let events = match interest {
         Interest::HangUp => 0,
         Interest::Leave => libc::POLLRDHUP,
         Interest::Readable => libc::POLLIN | libc::POLLRDHUP,
         Interest::Writable => libc::POLLOUT,
     };
-    opcode::PollAdd::new(types::Fd(socket), u32::from(events.unsigned_abs()))
-        .build()
-        .user_data(tag.pack())
+    u32::from(events.unsigned_abs())
 }
 
 /// Cancels the operation tagged `target`, whose own answer then comes.

@@ -9,6 +9,7 @@ use crate::ids::{Condition, ConnectFailure, Fault, Interest, ReceiveEnd};
 use crate::sys::{stream, tcp_state};
 
 use super::door::{AcceptEnd, Answer, Incoming};
+use super::ops;
 use super::tag::{Op, Tag};
 
 /// A completion, copied out of the shared queue. Not `Copy`: an accept's hands over a descriptor.
@@ -25,6 +26,24 @@ pub(super) enum Unsent {
     /// So many bytes were taken.
     Rest(u32),
     Broken(Failure),
+}
+
+/// Events that a poll found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Events(u32);
+
+impl Events {
+    pub(super) fn any(self) -> bool {
+        self.0 != 0
+    }
+
+    pub(super) fn add(&mut self, more: Events) {
+        self.0 |= more.0;
+    }
+
+    pub(super) fn condition(self, interest: Interest, socket: BorrowedFd<'_>) -> Condition {
+        condition(interest, self.0, socket)
+    }
 }
 
 /// An errno that has not been put into words yet.
@@ -52,7 +71,7 @@ impl Completion {
         Tag::unpack(self.bits)
     }
 
-    fn is_last(&self) -> bool {
+    pub(super) fn is_last(&self) -> bool {
         !cqueue::more(self.flags)
     }
 
@@ -87,12 +106,16 @@ impl Completion {
         })
     }
 
-    pub(super) fn polled(&self, interest: Interest, socket: BorrowedFd<'_>) -> Answer {
-        if self.result < 0 {
-            Answer::PollEnded(interest)
-        } else {
-            Answer::Ready(interest, condition(interest, self.result, socket))
-        }
+    /// Whether a poll has found anything, be it asked for or not.
+    pub(super) fn has_found(&self) -> bool {
+        self.result >= 0
+    }
+
+    /// What a poll has found of what was asked for.
+    pub(super) fn found(&self, interest: Interest) -> Events {
+        let always = libc::POLLERR | libc::POLLHUP | libc::POLLNVAL;
+        let wanted = ops::asked(interest) | u32::from(always.unsigned_abs());
+        Events(u32::try_from(self.result).unwrap_or(0) & wanted)
     }
 
     pub(super) fn unsent(&self) -> Unsent {
@@ -112,6 +135,13 @@ impl Completion {
         })
     }
 
+    /// Lets go of what it hands over.
+    pub(super) fn discard(self) {
+        if self.tag().is_some_and(|tag| tag.op == Op::Accept) {
+            drop(self.accepted());
+        }
+    }
+
     /// The socket that an accept took.
     pub(super) fn accepted(self) -> Option<Incoming> {
         // SAFETY: called for an accept's completion only, whose result is a fresh descriptor that nobody else owns; the
@@ -125,7 +155,7 @@ pub(super) fn is_transient(error: &io::Error) -> bool {
     let errno = error.raw_os_error().unwrap_or(0);
     matches!(
         errno,
-        libc::EINTR | libc::ETIME | libc::EBUSY | libc::EAGAIN | libc::ENOMEM
+        libc::EINTR | libc::ETIME | libc::EBUSY | libc::EAGAIN | libc::ENOMEM | libc::EBADR
     )
 }
 
@@ -202,8 +232,8 @@ fn connect_failure(errno: i32) -> Option<ConnectFailure> {
 
 /// What a poll's answer means for the stream. An error is taken from the socket here, so a receive on it will see an end
 /// of stream where it would have seen the error: the caller must remember that the stream broke.
-fn condition(interest: Interest, events: i32, socket: BorrowedFd<'_>) -> Condition {
-    let hung_up = events & i32::from(libc::POLLERR | libc::POLLHUP) != 0;
+fn condition(interest: Interest, events: u32, socket: BorrowedFd<'_>) -> Condition {
+    let hung_up = events & u32::from((libc::POLLERR | libc::POLLHUP).unsigned_abs()) != 0;
     if hung_up {
         return match stream::take_error(socket) {
             Ok(Some(error)) => Condition::Broken(fault_of(&error, socket)),
@@ -249,7 +279,11 @@ mod tests {
         // SAFETY: one entry is passed, it is a local, and the socket stays open meanwhile.
         let ready = unsafe { libc::poll(&raw mut poll, 1, 5_000) };
         assert_eq!(ready, 1, "it hangs up");
-        condition(Interest::HangUp, poll.revents.into(), socket.as_fd())
+        condition(
+            Interest::HangUp,
+            u32::from(poll.revents.unsigned_abs()),
+            socket.as_fd(),
+        )
     }
 
     #[test]

@@ -32,8 +32,6 @@ pub(super) struct Flight {
     pub(super) parcel: Parcel,
     /// Number of the submission, counted from the ring's start.
     pub(super) submission: u64,
-    /// The answer, if there was one.
-    pub(super) unsent: Option<Unsent>,
 }
 
 #[derive(Debug)]
@@ -52,6 +50,8 @@ pub struct Ring {
     pub(super) listeners: Vec<Listening>,
     pub(super) stock: PipeStock,
     pub(super) flights: Vec<Flight>,
+    /// By buffer: the answer of the send that has it, if there was one.
+    pub(super) unsent: Box<[Option<Unsent>]>,
     /// Submissions queued so far, over the ring's life.
     pub(super) queued: u64,
     /// How each turn enters the kernel.
@@ -60,6 +60,8 @@ pub struct Ring {
     pub(super) in_flight: usize,
     pub(super) completions: Vec<Completion>,
     pub(super) overflow_seen: u32,
+    /// The kernel had no memory for a backlog and has dropped answers since the last turn.
+    pub(super) lost: bool,
     pub(super) overflowed: bool,
     pub(super) stale: u64,
 }
@@ -119,6 +121,10 @@ impl Ring {
 
     pub(super) fn enter(&mut self, patience: Patience) {
         let to_submit = self.io.submission().len() as u32;
+        self.enter_with(to_submit, patience);
+    }
+
+    fn enter_with(&mut self, to_submit: u32, patience: Patience) {
         let submitter = self.io.submitter();
         let min_complete = u32::from(patience != Patience::None);
         // An interrupted or timed-out wait, and a busy kernel, all mean: look again. What was submitted is told by the
@@ -141,21 +147,33 @@ impl Ring {
                 submitter.enter::<libc::sigset_t>(to_submit, min_complete, self.enter_flags, None)
             }
         };
-        debug_assert!(
+        // Anything else could only be met by trying again forever.
+        assert!(
             answer.as_ref().map_or_else(outcome::is_transient, |_| true),
             "io_uring_enter refused: {answer:?}"
         );
     }
 
-    /// Copies all completions out of the shared queue before any is looked at.
+    /// Copies all completions out of the shared queue before any is looked at, and those in the kernel's backlog, too:
+    /// a send without an answer passes for a whole one, so none may be overlooked.
     pub(super) fn collect(&mut self) {
         self.completions.clear();
+        self.copy_out();
+        while self.io.submission().cq_overflow() {
+            self.overflowed = true;
+            self.enter_with(0, Patience::None);
+            self.copy_out();
+        }
+    }
+
+    fn copy_out(&mut self) {
         let queue = self.io.completion();
         let overflow = queue.overflow();
         self.completions.extend(queue.map(Completion::from));
-        if overflow != self.overflow_seen || self.io.submission().cq_overflow() {
+        if overflow != self.overflow_seen {
             self.overflow_seen = overflow;
             self.overflowed = true;
+            self.lost = true;
         }
     }
 
@@ -173,8 +191,10 @@ impl Drop for Ring {
         while self.in_flight > 0 && Instant::now() < deadline {
             self.enter(Patience::Nanoseconds(50_000_000));
             self.collect();
-            let owed = self.completions.iter().filter(|it| it.is_owed());
-            self.in_flight -= owed.count();
+            for completion in self.completions.drain(..) {
+                self.in_flight -= usize::from(completion.is_owed());
+                completion.discard();
+            }
         }
         let quiet = self.in_flight == 0;
         // SAFETY: the fields are dropped here once and never used again; the ring goes before what it points at.

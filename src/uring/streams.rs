@@ -4,8 +4,10 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use socket2::SockAddr;
 
-use crate::ids::{SessionKey, Side, StreamKey};
+use crate::ids::{Interest, SessionKey, Side, StreamKey};
 use crate::sys::pipe::Pipe;
+
+use super::polls::Watch;
 
 /// A pipe that a direction holds while it holds bytes.
 #[derive(Debug)]
@@ -20,6 +22,7 @@ struct Entry {
     sockets: [Option<OwnedFd>; 2],
     /// By source side.
     loans: [Option<Loan>; 2],
+    watches: [[Watch; 4]; 2],
 }
 
 #[derive(Debug)]
@@ -52,6 +55,7 @@ impl Streams {
                 generation: 0,
                 sockets: [None, None],
                 loans: [None, None],
+                watches: Default::default(),
             });
         }
         let entry = &mut self.entries[slot];
@@ -95,10 +99,19 @@ impl Streams {
         self.socket(stream).map(|socket| socket.as_raw_fd())
     }
 
-    pub(super) fn put(&mut self, stream: StreamKey, socket: OwnedFd) {
-        if let Some(entry) = self.entry(stream.session) {
-            entry.sockets[stream.side.index()] = Some(socket);
-        }
+    /// Gives a stream its socket; false, with the socket closed, if the session is gone.
+    pub(super) fn put(&mut self, stream: StreamKey, socket: OwnedFd) -> bool {
+        let Some(entry) = self.entry(stream.session) else {
+            return false;
+        };
+        let before = entry.sockets[stream.side.index()].replace(socket);
+        debug_assert!(before.is_none(), "the stream still has a socket");
+        true
+    }
+
+    pub(super) fn watch(&mut self, stream: StreamKey, interest: Interest) -> Option<&mut Watch> {
+        let entry = self.entry(stream.session)?;
+        Some(&mut entry.watches[stream.side.index()][interest as usize])
     }
 
     pub(super) fn take(&mut self, stream: StreamKey) -> Option<OwnedFd> {
