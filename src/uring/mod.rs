@@ -21,6 +21,8 @@ mod probe;
 mod ring;
 mod streams;
 mod tag;
+#[cfg(test)]
+mod tests;
 
 pub use buffers::Parcel;
 pub use build::RingSize;

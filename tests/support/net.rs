@@ -1,11 +1,11 @@
 //! Addresses and sockets. This process has a loopback address of its own (from its pid), so that neither a test beside
 //! it nor an outgoing connection can take a port between our choosing it and its use.
 
-use std::collections::BTreeSet;
+use std::collections::HashSet;
 use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
-use std::sync::{Mutex, MutexGuard, Once};
+use std::sync::{Mutex, Once};
 use std::time::Duration;
 
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
@@ -13,7 +13,7 @@ use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 /// No read or write of a test waits longer than this.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-static TAKEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+static TAKEN: Mutex<Option<HashSet<u16>>> = Mutex::new(None);
 
 /// This process's own loopback address.
 pub fn host() -> Ipv4Addr {
@@ -36,25 +36,20 @@ pub fn free_range(ports: u16) -> SocketAddr {
 pub fn free_address_v6() -> SocketAddr {
     let ip = IpAddr::V6(Ipv6Addr::LOCALHOST);
     let start = 10_000 + (std::process::id() * 37 % 20_000) as u16;
-    let mut taken = taken();
     let port = (start..start + 2_000)
-        .find(|port| !taken.contains(port) && is_free(ip, *port) && taken.insert(*port))
+        .find(|&port| is_free(ip, port) && take(port, 1))
         .expect("a free port on ::1");
     SocketAddr::new(ip, port)
 }
 
 fn free_range_on(ip: IpAddr, ports: u16) -> SocketAddr {
-    let mut taken = taken();
     for _ in 0..200 {
         let probe = TcpListener::bind((ip, 0)).expect("bind a port of the kernel's choice");
         let first = probe.local_addr().expect("local address").port();
         if first.checked_add(ports).is_none() {
             continue;
         }
-        // Who got a port before may be about to bind it: not even a try may disturb that.
-        let mut others = first + 1..first + ports;
-        if others.all(|port| !taken.contains(&port) && is_free(ip, port)) && taken.insert(first) {
-            taken.extend(first + 1..first + ports);
+        if (first + 1..first + ports).all(|port| is_free(ip, port)) && take(first, ports) {
             return SocketAddr::new(ip, first);
         }
     }
@@ -65,11 +60,17 @@ fn is_free(ip: IpAddr, port: u16) -> bool {
     TcpListener::bind((ip, port)).is_ok()
 }
 
-/// The ports that were given out in this process.
-fn taken() -> MutexGuard<'static, BTreeSet<u16>> {
-    TAKEN
+fn take(first: u16, ports: u16) -> bool {
+    let mut taken = TAKEN
         .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    let taken = taken.get_or_insert_default();
+    let range = first..first + ports;
+    if range.clone().any(|port| taken.contains(&port)) {
+        return false;
+    }
+    taken.extend(range);
+    true
 }
 
 /// A listener with a long queue: a storm of clients must not be turned away by the test's own backend.

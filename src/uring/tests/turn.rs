@@ -1,0 +1,189 @@
+//! The turn itself: what wakes it, how long it sleeps, what happens when answers outnumber the queue; and that the ring
+//! refuses what it was not built for.
+
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use io_uring::opcode;
+
+use super::super::*;
+use super::bench::{Bench, LONG, SIZE};
+use crate::ids::{Interest, StreamKey};
+
+#[test]
+fn a_bell_from_another_thread_wakes_an_endless_sleep() {
+    let mut bench = Bench::new();
+    for round in 1..=20 {
+        std::thread::scope(|scope| {
+            let doorbell = &bench.doorbell;
+            let (ready, go) = std::sync::mpsc::channel();
+            scope.spawn(move || {
+                go.recv().unwrap();
+                doorbell.ring();
+            });
+            let ring = &mut bench.ring;
+            ready.send(()).unwrap();
+            let mut outcomes = Vec::new();
+            let start = Instant::now();
+            while outcomes.is_empty() {
+                ring.turn(Patience::Endless, &mut outcomes);
+                assert!(start.elapsed() < LONG);
+            }
+            assert!(matches!(outcomes[..], [Outcome::Doorbell]), "{round}");
+        });
+    }
+}
+
+#[test]
+fn bells_before_a_turn_are_one() {
+    let mut bench = Bench::new();
+    for _ in 0..100 {
+        bench.doorbell.ring();
+    }
+    bench.until(|bench| (bench.bells > 0).then_some(()));
+    for _ in 0..3 {
+        bench.turn(Patience::None);
+    }
+    assert_eq!(bench.bells, 1);
+}
+
+#[test]
+fn patience_is_kept_not_cut_short_and_not_stretched() {
+    let mut bench = Bench::new();
+    // Quiet first: the doorbell's read is submitted.
+    bench.turn(Patience::None);
+    for milliseconds in [1u64, 20, 75] {
+        let asked = Duration::from_millis(milliseconds);
+        // Others may have the processor: the best of a few tries.
+        let slept: Vec<Duration> = (0..10)
+            .map(|_| {
+                let start = Instant::now();
+                bench.turn(Patience::Nanoseconds(milliseconds * 1_000_000));
+                start.elapsed()
+            })
+            .collect();
+        let (shortest, longest) = (slept.iter().min().unwrap(), slept.iter().max().unwrap());
+        assert!(*shortest >= asked, "woke early: {slept:?}");
+        assert!(
+            *shortest < asked + Duration::from_millis(5),
+            "woke late: {slept:?}"
+        );
+        assert!(*longest < LONG);
+    }
+    let start = Instant::now();
+    for _ in 0..1000 {
+        bench.turn(Patience::None);
+        bench.turn(Patience::Nanoseconds(1));
+    }
+    assert!(start.elapsed() < LONG);
+}
+
+fn armed(bench: &mut Bench, count: usize) -> Vec<(StreamKey, std::net::TcpStream)> {
+    let streams: Vec<_> = (0..count).map(|_| bench.client()).collect();
+    for (stream, _) in &streams {
+        bench.ring.poll(*stream, Interest::Readable);
+    }
+    bench.turn(Patience::None);
+    streams
+}
+
+#[test]
+fn answers_beyond_the_queue_overflow_and_none_is_lost() {
+    let mut bench = Bench::sized(RingSize {
+        submissions: 8,
+        completions: 16,
+        ..SIZE
+    });
+    assert!(!bench.ring.overflowed());
+    let mut streams = armed(&mut bench, 200);
+    for (_, peer) in &mut streams {
+        peer.write_all(b"x").unwrap();
+    }
+    for (stream, _) in &streams {
+        let answer = bench.answer(*stream);
+        assert!(matches!(answer, Answer::Ready(..)), "{answer:?}");
+    }
+    assert!(bench.ring.overflowed());
+    assert!(!bench.ring.overflowed(), "told once");
+    // And it goes on as before.
+    for (stream, peer) in &mut streams {
+        peer.write_all(b"x").unwrap();
+        bench.ring.poll(*stream, Interest::Readable);
+    }
+    for (stream, _) in &streams {
+        bench.answer(*stream);
+    }
+    assert_eq!(bench.ring.stale_answers(), 0);
+}
+
+#[test]
+fn without_overflow_none_is_told() {
+    let mut bench = Bench::new();
+    let mut streams = armed(&mut bench, 200);
+    for (_, peer) in &mut streams {
+        peer.write_all(b"x").unwrap();
+    }
+    for (stream, _) in &streams {
+        bench.answer(*stream);
+    }
+    assert!(!bench.ring.overflowed());
+}
+
+#[test]
+fn answers_come_although_the_ring_sleeps_on_a_full_queue_of_submissions() {
+    let mut bench = Bench::sized(RingSize {
+        submissions: 1,
+        completions: 2,
+        ..SIZE
+    });
+    let mut streams = armed(&mut bench, 50);
+    for (_, peer) in &mut streams {
+        peer.write_all(b"x").unwrap();
+    }
+    for (stream, _) in &streams {
+        bench.answer(*stream);
+    }
+}
+
+#[test]
+fn a_restricted_ring_refuses_what_it_does_not_use() {
+    let mut bench = Bench::new();
+    bench.turn(Patience::None);
+    let foreign = [
+        opcode::Nop::new().build(),
+        opcode::Socket::new(libc::AF_INET, libc::SOCK_STREAM, 0).build(),
+        opcode::UringCmd16::new(io_uring::types::Fd(0), 0).build(),
+        opcode::Splice::new(io_uring::types::Fd(0), -1, io_uring::types::Fd(1), -1, 1).build(),
+        // One of ours, with a flag that is not.
+        opcode::PollAdd::new(io_uring::types::Fd(0), 1)
+            .build()
+            .flags(io_uring::squeue::Flags::ASYNC),
+    ];
+    for entry in foreign {
+        bench.ring.push(&entry.user_data(u64::MAX), false);
+        bench.ring.enter(Patience::Nanoseconds(1_000_000_000));
+        bench.ring.collect();
+        let told = format!("{:?}", bench.ring.completions);
+        assert!(told.contains("result: -13"), "{told}");
+    }
+    let refused = bench.ring.io.submitter().register_files_sparse(4);
+    assert_eq!(
+        refused.unwrap_err().raw_os_error(),
+        Some(libc::EACCES),
+        "registering"
+    );
+}
+
+#[test]
+fn a_ring_that_cannot_be_built_says_which_step_and_why() {
+    let doorbell = crate::sys::Doorbell::new().unwrap();
+    let size = RingSize {
+        completions: 8,
+        submissions: 64,
+        ..SIZE
+    };
+    let bell = std::os::fd::AsFd::as_fd(&doorbell);
+    let error = Ring::build(size, Features::found().unwrap(), bell).unwrap_err();
+    assert_eq!(error.step, "setting up a ring");
+    assert!(error.to_string().contains("Linux 6.1"), "{error}");
+}
