@@ -7,6 +7,7 @@ mod support;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -271,8 +272,11 @@ fn least_connections_stays_balanced_with_two_workers_under_churn() {
         &[],
     );
     let rounds = 40;
+    // The sessions stay until they have been counted.
+    let counted = AtomicBool::new(false);
     thread::scope(|scope| {
         for thread in 0..4 {
+            let counted = &counted;
             scope.spawn(move || {
                 let mut dice = Dice(thread);
                 let mut sessions = open_many(address, 75);
@@ -283,7 +287,7 @@ fn least_connections_stays_balanced_with_two_workers_under_churn() {
                         sessions.push(open(address));
                     }
                 }
-                thread::park_timeout(seconds(20));
+                until(seconds(90), "the count", || counted.load(Ordering::SeqCst));
             });
         }
         until(seconds(60), "all clients stand still", || {
@@ -292,6 +296,7 @@ fn least_connections_stays_balanced_with_two_workers_under_churn() {
             accepted == 4 * (75 + rounds * 10) && active == 300
         });
         let active: Vec<_> = backends.iter().map(Backend::active).collect();
+        counted.store(true, Ordering::SeqCst);
         // A random choice of 300 among three would be off by 16 and more two times in three.
         assert!(
             active.iter().all(|&count| count.abs_diff(100) <= 12),
@@ -342,7 +347,7 @@ fn first_fills_one_after_the_other() {
     let backends = named_backends(3);
     let address = net::free_address();
     let limits = ["max_connections = 20", "max_connections = 20", ""];
-    let _ringway = before(address, &backends, 2, "algorithm = \"first\"", &limits);
+    let ringway = before(address, &backends, 2, "algorithm = \"first\"", &limits);
     let mut sessions = open_many(address, 50);
     let names: Vec<_> = sessions.iter().map(|(_, name)| name.as_str()).collect();
     assert!(names[..20].iter().all(|name| *name == "a"), "{names:?}");
@@ -350,7 +355,13 @@ fn first_fills_one_after_the_other() {
     assert!(names[40..].iter().all(|name| *name == "c"), "{names:?}");
     // Who leaves the first one makes room there.
     sessions.drain(..5);
-    until(seconds(5), "five left", || backends[0].active() == 15);
+    until(seconds(5), "the places of those five are free", || {
+        let of_a = [("backend", "a")];
+        ringway
+            .metrics()
+            .sum("ringway_backend_sessions_active", &of_a)
+            == 15.0
+    });
     let sessions = open_many(address, 5);
     assert!(sessions.iter().all(|(_, name)| name == "a"));
 }

@@ -124,9 +124,7 @@ fn a_message_right_before_the_reset_is_delivered() {
             let mut message = vec![0; 1 + round * 200];
             pattern::fill(5, 0, &mut message);
             resetting.write_all(&message).expect("send");
-            until(LIMIT, "the message left", || {
-                shown_of(&resetting).is_some_and(|shown| shown.unsent == 0)
-            });
+            // So little leaves at once, and loopback keeps it before the reset.
             net::reset(resetting);
             let received = read_to_reset(&other, 5, LIMIT);
             assert_eq!(received, message.len() as u64, "{who:?}");
