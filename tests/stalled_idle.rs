@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use support::backends::Backend;
-use support::ringway::{Front, Ringway, Setup, single};
+use support::ringway::{Front, Ringway, Setup, listener, pool_with, single};
 use support::wait::{seconds, until};
 use support::{alone, net, pattern, process};
 
@@ -122,6 +122,67 @@ fn fifty_stalled_sessions_cost_no_cpu_and_lose_nothing() {
             .sum()
     });
     assert_eq!(total_down, sent_back.iter().sum::<u64>());
+}
+
+/// Clients that have sent their end and then read slowly, or wait for room at a backend: their end is no reason to look
+/// at them again and again.
+#[test]
+fn clients_that_have_sent_their_end_cost_no_cpu() {
+    let _alone = alone();
+    let backend = Backend::hold();
+    let address = net::free_address();
+    let lines = "wait = { size = 100, timeout = \"300s\" }";
+    let limit = "max_connections = 10";
+    let backends = [("only", backend.address.to_string(), limit)];
+    let unchecked = "[pool.health]\nkind = \"none\"\n";
+    let ringway = Ringway::start(
+        listener("main", address, "main") + &pool_with("main", lines, unchecked, &backends),
+    );
+    let open = |count: usize| -> Vec<TcpStream> {
+        let one = |_| {
+            let mut stream = net::connect(address);
+            stream.write_all(b"a request").expect("send");
+            stream
+                .shutdown(std::net::Shutdown::Write)
+                .expect("half-close");
+            stream
+        };
+        (0..count).map(one).collect()
+    };
+    let readers = open(10);
+    until(seconds(10), "the backend is full", || {
+        backend.accepted() == 10
+    });
+    let _waiting = open(10);
+    until(seconds(10), "the others wait", || {
+        ringway.metric("ringway_waiting") == 10.0
+    });
+    let far = backend.held();
+    let sent: u64 = thread::scope(|scope| {
+        let fillers: Vec<_> = far
+            .iter()
+            .map(|stream| scope.spawn(|| fill_up(stream, 2)))
+            .collect();
+        let sent = fillers.into_iter().map(|it| it.join().expect("a filler"));
+        sent.sum()
+    });
+    assert_no_cpu(&ringway);
+    let total: u64 = thread::scope(|scope| {
+        for stream in &far {
+            stream
+                .shutdown(std::net::Shutdown::Write)
+                .expect("half-close");
+        }
+        let readers: Vec<_> = readers
+            .iter()
+            .map(|stream| {
+                scope.spawn(move || pattern::receive_to_end(stream, 2).expect("all bytes"))
+            })
+            .collect();
+        let found = readers.into_iter().map(|it| it.join().expect("a reader"));
+        found.sum()
+    });
+    assert_eq!(total, sent);
 }
 
 /// Less than a thousandth of a core over the whole time. One busy moment of the office may spoil a try, not all.

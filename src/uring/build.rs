@@ -58,6 +58,9 @@ impl Ring {
             size.slots_max <= tag::SLOTS_MAX,
             "more slots than a tag can name"
         );
+        // Before the ring, so that a step that fails gives it up after the ring.
+        let mut buffers = Buffers::new(size.buffers, size.buffer_bytes)
+            .map_err(StartError::at("allocating buffers"))?;
         let mut builder = IoUring::builder();
         required_flags(&mut builder);
         builder.setup_clamp().setup_cqsize(size.completions);
@@ -67,8 +70,6 @@ impl Ring {
         let io = builder
             .build(size.submissions)
             .map_err(StartError::at("setting up a ring"))?;
-        let mut buffers = Buffers::new(size.buffers, size.buffer_bytes)
-            .map_err(StartError::at("allocating buffers"))?;
         buffers
             .register(&io)
             .map_err(StartError::at("registering buffers"))?;

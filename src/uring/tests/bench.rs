@@ -115,6 +115,10 @@ impl Bench {
         self.accepted.pop_front()
     }
 
+    pub(super) fn accept_ended_now(&mut self) -> Option<(SocketId, AcceptEnd)> {
+        self.accept_ends.pop_front()
+    }
+
     pub(super) fn accept_end(&mut self) -> (SocketId, AcceptEnd) {
         self.until(|bench| bench.accept_ends.pop_front())
     }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::net::{UnixListener, UnixStream};
 
 use super::super::*;
-use super::alone::{alone, leave_room_for};
+use super::alone::{alone, enter_own_network, leave_room_for};
 use super::bench::{Bench, full_listener};
 use crate::ids::{Address, ConnectFailure, StreamKey};
 
@@ -196,7 +196,6 @@ fn ports_run_out_and_networks_are_unreachable() {
         "uring::tests::connect::ports_run_out_and_networks_are_unreachable",
         || {
             if !enter_own_network() {
-                eprintln!("not allowed to make a network namespace here: nothing was tried");
                 return;
             }
             std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "50000 50003").unwrap();
@@ -247,21 +246,4 @@ fn ports_run_out_and_networks_are_unreachable() {
             drop((listener, peers));
         },
     );
-}
-
-/// A network namespace with its loopback up, if that is allowed.
-fn enter_own_network() -> bool {
-    // SAFETY: takes flags only. This process runs this one test; its other threads only wait.
-    if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
-        return false;
-    }
-    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None).unwrap();
-    // SAFETY: plain integers and arrays of them, for which zeros are valid.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    request.ifr_name[0] = b'l' as libc::c_char;
-    request.ifr_name[1] = b'o' as libc::c_char;
-    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
-    let raw = std::os::fd::AsRawFd::as_raw_fd(&socket);
-    // SAFETY: the kernel reads one ifreq from the local.
-    unsafe { libc::ioctl(raw, libc::SIOCSIFFLAGS, &raw const request) == 0 }
 }

@@ -11,6 +11,7 @@ mod churn;
 mod close;
 mod connect;
 mod drop;
+mod faults;
 mod masks;
 mod pipes;
 mod poll;

@@ -191,6 +191,10 @@ fn writable_waits_for_room_although_the_peer_has_sent_its_end() {
     );
     bench.ring.poll(stream, Interest::Writable);
     bench.expect_silence(stream);
+    // Nor does the ring wake for it.
+    let start = std::time::Instant::now();
+    bench.turn(Patience::Nanoseconds(20_000_000));
+    assert!(start.elapsed().as_millis() >= 20, "{:?}", start.elapsed());
     read_exactly(&mut peer, sent.len());
     expect(&mut bench, stream, Interest::Writable, Condition::Fine);
     bench.expect_silence(stream);

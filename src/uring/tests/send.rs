@@ -257,6 +257,24 @@ fn a_failure_in_the_backlog_is_not_taken_for_success() {
     assert_eq!(bench.ring.buffers_free(), bench.ring.buffers_total());
 }
 
+#[test]
+fn delivered_is_what_the_peer_has_acknowledged() {
+    let mut bench = Bench::new();
+    let (ours, mut peer) = narrow_pair();
+    let stream = bench.attach(ours);
+    assert!(bench.ring.is_delivered(stream));
+    let (sent, rest) = bench.fill(stream);
+    bench.ring.release(rest);
+    assert!(!bench.ring.is_delivered(stream));
+    read_exactly(&mut peer, sent.len());
+    bench.until(|bench| bench.ring.is_delivered(stream).then_some(()));
+    bench.ring.close(stream, false);
+    assert!(
+        bench.ring.is_delivered(stream),
+        "there is nobody to wait for"
+    );
+}
+
 /// The kernel has dropped answers for want of memory: which sends were whole, nobody knows.
 #[test]
 fn with_answers_lost_no_send_passes_for_a_whole_one() {

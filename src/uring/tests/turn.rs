@@ -2,13 +2,15 @@
 //! refuses what it was not built for.
 
 use std::io::Write;
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use io_uring::opcode;
 
 use super::super::*;
 use super::bench::{Bench, LONG, SIZE};
-use crate::ids::{Interest, StreamKey};
+use crate::ids::{Interest, ReceiveEnd, SocketId, StreamKey};
 
 #[test]
 fn a_bell_from_another_thread_wakes_an_endless_sleep() {
@@ -78,7 +80,7 @@ fn patience_is_kept_not_cut_short_and_not_stretched() {
     assert!(start.elapsed() < LONG);
 }
 
-fn armed(bench: &mut Bench, count: usize) -> Vec<(StreamKey, std::net::TcpStream)> {
+fn armed(bench: &mut Bench, count: usize) -> Vec<(StreamKey, TcpStream)> {
     let streams: Vec<_> = (0..count).map(|_| bench.client()).collect();
     for (stream, _) in &streams {
         bench.ring.poll(*stream, Interest::Readable);
@@ -114,6 +116,61 @@ fn answers_beyond_the_queue_overflow_and_none_is_lost() {
         bench.answer(*stream);
     }
     assert_eq!(bench.ring.stale_answers(), 0);
+}
+
+/// An overflow ends multishot operations: they end as if asked to, and go on when armed again.
+#[test]
+fn an_overflow_ends_accepts_and_receives_without_a_loss() {
+    let mut bench = Bench::sized(RingSize {
+        submissions: 8,
+        completions: 16,
+        ..SIZE
+    });
+    let door = SocketId(5);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    bench.ring.open_listener(door, listener.as_fd()).unwrap();
+    bench.ring.accept(door);
+    bench.turn(Patience::None);
+    let address = listener.local_addr().unwrap();
+    let mut clients: Vec<_> = (0..60)
+        .map(|_| TcpStream::connect(address).unwrap())
+        .collect();
+    let mut streams = Vec::new();
+    bench.until(|bench| {
+        while let Some((_, incoming)) = bench.accepted_now() {
+            streams.push(bench.attach(incoming));
+        }
+        if let Some((_, end)) = bench.accept_ended_now() {
+            assert_eq!(end, AcceptEnd::Retry);
+            bench.ring.accept(door);
+        }
+        (streams.len() == clients.len()).then_some(())
+    });
+    for stream in &streams {
+        bench.ring.receive(*stream);
+    }
+    bench.turn(Patience::None);
+    for client in &mut clients {
+        client.write_all(&[7; 3000]).unwrap();
+    }
+    drop(clients);
+    for stream in &streams {
+        let mut bytes = 0;
+        loop {
+            let (more, end) = bench.receive_all(*stream);
+            bytes += more.len();
+            match end {
+                ReceiveEnd::Fin => break,
+                ReceiveEnd::Stopped | ReceiveEnd::NoBuffer => bench.ring.receive(*stream),
+                ReceiveEnd::Broken(fault) => panic!("{fault:?}"),
+            }
+        }
+        assert_eq!(bytes, 3000);
+    }
+    assert!(bench.ring.overflowed());
+    assert_eq!(bench.ring.stale_answers(), 0);
+    assert_eq!(bench.ring.buffers_free(), bench.ring.buffers_total());
 }
 
 #[test]
