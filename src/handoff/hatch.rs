@@ -50,6 +50,8 @@ pub struct WorkerCounters {
     pub pipes_open: Tally,
     /// Streams that wanted a pipe and found none.
     pub pipe_misses: Tally,
+    /// Bytes of stalled readers that were kept in memory for want of a pipe: how often.
+    pub memory_stashes: Tally,
     /// Closes and resets that found bytes in a pipe.
     pub pipe_cuts: Tally,
     /// Answers that carried a stale generation: a bug of ours, each one.

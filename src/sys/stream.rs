@@ -38,6 +38,17 @@ pub fn outbound(address: &Address, source: Option<IpAddr>) -> io::Result<OwnedFd
     Ok(socket.into())
 }
 
+/// Sends what the socket takes now, without waiting and without a signal; returns how many bytes.
+///
+/// # Errors
+/// `WouldBlock` if the socket is full; else its own error.
+pub fn send(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<u32> {
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    SockRef::from(&socket)
+        .send_with_flags(bytes, flags)
+        .map(|sent| sent as u32)
+}
+
 /// TCP_NODELAY on: small messages leave at once.
 ///
 /// # Errors

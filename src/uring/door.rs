@@ -130,8 +130,8 @@ pub trait Kernel {
     fn release(&mut self, parcel: Parcel);
     /// Buffers that the kernel can fill now.
     fn buffers_free(&self) -> usize;
-    /// Writes a parcel that came from `stream` into that direction's pipe and gives its buffer back; what did not fit
-    /// comes back.
+    /// Keeps a parcel that came from `stream` in that direction's pipe, or in memory where there is none, and gives its
+    /// buffer back; what did not fit comes back.
     fn stash(&mut self, stream: StreamKey, parcel: Parcel) -> (u32, Option<Parcel>);
     /// Moves bytes from `stream` through a pipe to the other side; takes from the socket only if `fill`.
     fn move_bytes(&mut self, stream: StreamKey, fill: bool) -> Moved;
@@ -149,6 +149,10 @@ pub trait Kernel {
     fn tcp_info(&self, stream: StreamKey) -> (u32, u32);
     /// Ends the slot's life: everything of it is closed and answered.
     fn vacate(&mut self, session: SessionKey);
+    /// Stashes that found no pipe and were kept in memory, so far.
+    fn memory_stashes(&self) -> u64 {
+        0
+    }
     /// Answers that carried a stale generation so far.
     fn stale_answers(&self) -> u64;
 }

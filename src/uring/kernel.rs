@@ -256,6 +256,10 @@ impl Kernel for Ring {
         self.streams.move_out(session);
     }
 
+    fn memory_stashes(&self) -> u64 {
+        self.stock.memory_stashes()
+    }
+
     fn stale_answers(&self) -> u64 {
         self.stale
     }

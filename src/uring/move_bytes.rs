@@ -2,7 +2,8 @@
 //! the kernel's worker threads.
 //!
 //! A pipe is lent to a direction while it holds bytes, and returns to the stock only at accounted zero; else it is
-//! closed, so that nobody ever finds another session's bytes in it.
+//! closed, so that nobody ever finds another session's bytes in it. Where no pipe is left, what a stalled reader has not
+//! taken is kept in memory of its own: a provided buffer is never held by somebody who does not move.
 
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -13,13 +14,16 @@ use crate::sys::stream;
 
 use super::door::opposite;
 use super::outcome;
-use super::streams::{Loan, Streams};
+use super::streams::{Carrier, Loan, Streams};
 
 /// What is asked of the kernel for each pipe; it may grant less to a user without privileges.
 const PIPE_BYTES: usize = 512 * 1024;
 
 /// After so many bytes a move yields, so that a stream that never blocks starves nobody.
 const MOVE_BYTES: u32 = 1024 * 1024;
+
+/// What one direction may keep in memory: more than a receive can deliver before it is stopped.
+const MEMORY_BYTES: usize = 2 * 1024 * 1024;
 
 /// Pipes kept for the next stream rather than closed.
 const STOCK_MAX: usize = 64;
@@ -29,6 +33,7 @@ pub(super) struct PipeStock {
     idle: Vec<Pipe>,
     open: usize,
     open_max: usize,
+    memory_stashes: u64,
 }
 
 impl PipeStock {
@@ -37,6 +42,7 @@ impl PipeStock {
             idle: Vec::with_capacity(STOCK_MAX),
             open: 0,
             open_max,
+            memory_stashes: 0,
         }
     }
 
@@ -44,39 +50,65 @@ impl PipeStock {
         self.open
     }
 
-    fn lend(&mut self) -> Option<Loan> {
-        if let Some(pipe) = self.idle.pop() {
-            return Some(Loan { pipe, bytes: 0 });
-        }
-        if self.open >= self.open_max {
-            return None;
-        }
-        let pipe = pipe::pipe(PIPE_BYTES).ok()?;
-        self.open += 1;
-        Some(Loan { pipe, bytes: 0 })
+    /// Stashes that found no pipe, since the start.
+    pub(super) fn memory_stashes(&self) -> u64 {
+        self.memory_stashes
     }
 
-    /// Takes a pipe back; one that still holds bytes is closed.
+    fn lend(&mut self) -> Option<Loan> {
+        let pipe = match self.idle.pop() {
+            Some(pipe) => pipe,
+            None if self.open >= self.open_max => return None,
+            None => {
+                let pipe = pipe::pipe(PIPE_BYTES).ok()?;
+                self.open += 1;
+                pipe
+            }
+        };
+        Some(Loan {
+            carrier: Carrier::Pipe(pipe),
+            bytes: 0,
+        })
+    }
+
+    fn lend_memory(&mut self) -> Loan {
+        self.memory_stashes += 1;
+        Loan {
+            carrier: Carrier::Memory(Vec::new()),
+            bytes: 0,
+        }
+    }
+
+    /// Takes a carrier back; a pipe that still holds bytes is closed.
     pub(super) fn take_back(&mut self, loan: Loan) {
+        let Carrier::Pipe(pipe) = loan.carrier else {
+            return;
+        };
         if loan.bytes == 0 && self.idle.len() < STOCK_MAX {
-            self.idle.push(loan.pipe);
+            self.idle.push(pipe);
         } else {
             self.open -= 1;
         }
     }
 }
 
-/// Writes `bytes` into the pipe of the direction from `from`; returns how many went in.
+/// Keeps `bytes` behind what the direction from `from` holds already; returns how many found room.
 pub(super) fn stash(
     streams: &mut Streams,
     stock: &mut PipeStock,
     from: StreamKey,
     bytes: &[u8],
 ) -> u32 {
-    let Some(mut loan) = streams.take_loan(from).or_else(|| stock.lend()) else {
-        return 0;
-    };
-    let written = pipe::write(loan.pipe.write.as_fd(), bytes).unwrap_or(0) as u32;
+    let lent = streams.take_loan(from).or_else(|| stock.lend());
+    let mut loan = lent.unwrap_or_else(|| stock.lend_memory());
+    let written = match &mut loan.carrier {
+        Carrier::Pipe(pipe) => pipe::write(pipe.write.as_fd(), bytes).unwrap_or(0),
+        Carrier::Memory(kept) if kept.len() + bytes.len() <= MEMORY_BYTES => {
+            kept.extend_from_slice(bytes);
+            bytes.len()
+        }
+        Carrier::Memory(_) => 0,
+    } as u32;
     loan.bytes += written;
     if loan.bytes == 0 {
         stock.take_back(loan);
@@ -109,7 +141,9 @@ pub(super) fn move_bytes(
     if let (Some(source), Some(sink)) = (streams.socket(from), streams.socket(opposite(from))) {
         drain(&mut loan, sink, false, &mut moved);
         while fill && loan.bytes == 0 && moved.sink == Sink::Open && may_fill(&moved) {
-            take_in(&mut loan, source, &mut moved);
+            if !take_in(&mut loan, stock, source, &mut moved) {
+                break;
+            }
             // Only while the source is known to hold more may the last segment wait to be filled.
             let more = stream::readable_bytes(source).is_ok_and(|bytes| bytes > 0);
             drain(&mut loan, sink, more, &mut moved);
@@ -127,13 +161,23 @@ fn may_fill(moved: &Moved) -> bool {
     matches!(moved.source, Source::Untouched | Source::More) && moved.filled < MOVE_BYTES
 }
 
-fn take_in(loan: &mut Loan, source: BorrowedFd<'_>, moved: &mut Moved) {
-    match splice(
-        source,
-        loan.pipe.write.as_fd(),
-        loan.pipe.capacity_bytes,
-        false,
-    ) {
+/// Fills the empty pipe from the socket; false if there is none.
+fn take_in(
+    loan: &mut Loan,
+    stock: &mut PipeStock,
+    source: BorrowedFd<'_>,
+    moved: &mut Moved,
+) -> bool {
+    if let Carrier::Memory(_) = loan.carrier {
+        match stock.lend() {
+            Some(other) => *loan = other,
+            None => moved.source = Source::NoPipe,
+        }
+    }
+    let Carrier::Pipe(pipe) = &loan.carrier else {
+        return false;
+    };
+    match splice(source, pipe.write.as_fd(), pipe.capacity_bytes, false) {
         Ok(0) => moved.source = Source::Fin,
         Ok(bytes) => {
             loan.bytes += bytes;
@@ -146,11 +190,16 @@ fn take_in(loan: &mut Loan, source: BorrowedFd<'_>, moved: &mut Moved) {
             moved.source = Source::Broken(outcome::fault_of(&error, source));
         }
     }
+    true
 }
 
 fn drain(loan: &mut Loan, sink: BorrowedFd<'_>, more: bool, moved: &mut Moved) {
     while loan.bytes > 0 {
-        match splice(loan.pipe.read.as_fd(), sink, loan.bytes as usize, more) {
+        let sent = match &loan.carrier {
+            Carrier::Pipe(pipe) => splice(pipe.read.as_fd(), sink, loan.bytes as usize, more),
+            Carrier::Memory(kept) => stream::send(sink, &kept[kept.len() - loan.bytes as usize..]),
+        };
+        match sent {
             Ok(bytes) if bytes > 0 => {
                 loan.bytes -= bytes;
                 moved.drained += bytes;

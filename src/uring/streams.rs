@@ -9,10 +9,19 @@ use crate::sys::pipe::Pipe;
 
 use super::polls::Watch;
 
-/// A pipe that a direction holds while it holds bytes.
+/// What holds a direction's bytes between its two sockets.
+#[derive(Debug)]
+pub(super) enum Carrier {
+    Pipe(Pipe),
+    /// Where no pipe could be had: what a stalled reader left, as far as it was received already. The last `bytes` of it
+    /// are still to be sent.
+    Memory(Vec<u8>),
+}
+
+/// A carrier that a direction holds while it holds bytes.
 #[derive(Debug)]
 pub(super) struct Loan {
-    pub(super) pipe: Pipe,
+    pub(super) carrier: Carrier,
     pub(super) bytes: u32,
 }
 

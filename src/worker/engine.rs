@@ -246,6 +246,7 @@ impl<K: Kernel> Worker<K> {
             self.accounted_at = self.now;
             counters.busy_ns.set(thread_cpu_ns());
             counters.pipes_open.set(self.kernel.pipes_open() as u64);
+            counters.memory_stashes.set(self.kernel.memory_stashes());
             counters.stale_answers.set(self.kernel.stale_answers());
         }
     }

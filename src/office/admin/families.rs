@@ -27,7 +27,7 @@ const WORKER_GAUGES: [Family<WorkerCounters>; 3] = [
     ("pipes_open", "Pipes open for splicing", |c| &c.pipes_open),
 ];
 
-const WORKER_COUNTERS: [Family<WorkerCounters>; 9] = [
+const WORKER_COUNTERS: [Family<WorkerCounters>; 10] = [
     ("worker_turns", "Turns of the worker's loop", |c| &c.turns),
     ("cq_overflow", "Completions that overflowed the ring", |c| {
         &c.cq_overflow
@@ -46,6 +46,11 @@ const WORKER_COUNTERS: [Family<WorkerCounters>; 9] = [
         "pipe_misses",
         "Streams that wanted a pipe and found none",
         |c| &c.pipe_misses,
+    ),
+    (
+        "memory_stashes",
+        "Times that a stalled reader's bytes were kept in memory for want of a pipe",
+        |c| &c.memory_stashes,
     ),
     (
         "pipe_cuts",

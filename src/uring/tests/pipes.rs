@@ -121,8 +121,11 @@ fn a_full_sink_leaves_bytes_in_the_pipe_and_the_account_is_right() {
     filled += moved.filled;
     drained += moved.drained;
     let held = bench.ring.streams.take_loan(client).unwrap();
+    let crate::uring::streams::Carrier::Pipe(pipe) = &held.carrier else {
+        panic!("kept in memory though there are pipes");
+    };
     assert_eq!(
-        crate::sys::stream::readable_bytes(held.pipe.read.as_fd()).unwrap(),
+        crate::sys::stream::readable_bytes(pipe.read.as_fd()).unwrap(),
         (filled - drained) as usize
     );
     assert_eq!(held.bytes, filled - drained);
@@ -165,21 +168,24 @@ fn breaks_are_told_by_side() {
 }
 
 #[test]
-fn with_no_pipe_to_be_had_nothing_moves_and_nothing_is_lost() {
+fn with_no_pipe_to_be_had_bytes_are_kept_in_memory_and_nothing_is_lost() {
     let mut bench = Bench::sized(RingSize {
         pipes_max: 0,
         ..SIZE
     });
-    let (client, mut peer, _, _backend_peer) = bench.relay();
+    let (client, mut peer, _, mut backend_peer) = bench.relay();
     peer.write_all(b"stay").unwrap();
     let moved = bench.ring.move_bytes(client, true);
     assert_eq!(moved.source, Source::NoPipe);
     assert_eq!((moved.filled, moved.drained), (0, 0));
-    let parcel = bench.parcel(b"stay");
-    let (bytes, rest) = bench.ring.stash(client, parcel);
-    let rest = rest.expect("the parcel comes back");
-    assert_eq!((bytes, rest.bytes()), (0, 4));
-    assert_eq!(bench.read_and_release(rest), b"stay");
+    for part in [b"kept ", b"back "] {
+        let parcel = bench.parcel(part);
+        assert_eq!(bench.ring.stash(client, parcel), (5, None));
+    }
+    let moved = bench.ring.move_bytes(client, true);
+    assert_eq!((moved.drained, moved.source), (10, Source::NoPipe));
+    assert_eq!(read_exactly(&mut backend_peer, 10), b"kept back ");
+    assert_eq!(bench.ring.memory_stashes(), 1);
     assert_eq!(bench.ring.pipes_open(), 0);
 }
 
@@ -193,11 +199,10 @@ fn pipes_are_lent_up_to_the_limit_and_again_when_given_back() {
     for (place, (client, ..)) in relays.iter().enumerate() {
         let parcel = bench.parcel(b"held");
         let (bytes, rest) = bench.ring.stash(*client, parcel);
-        assert_eq!(bytes, if place < 2 { 4 } else { 0 });
-        if let Some(rest) = rest {
-            bench.ring.release(rest);
-        }
+        assert_eq!((bytes, rest), (4, None));
+        assert_eq!(bench.ring.memory_stashes(), u64::from(place == 2));
     }
+    assert_eq!(bench.ring.move_bytes(relays[2].0, false).drained, 4);
     // Emptied, it goes back to stock and on to the third.
     let moved = bench.ring.move_bytes(relays[0].0, false);
     assert_eq!(moved.drained, 4);
@@ -273,11 +278,10 @@ fn dropped_pipes_and_lost_ones_leave_no_descriptor() {
             let undo = leave_room_for(1);
             let moved = bench.ring.move_bytes(client, true);
             assert_eq!(moved.source, Source::NoPipe);
-            let (stashed, rest) = bench.ring.stash(client, parcel);
-            assert_eq!(stashed, 0);
+            assert_eq!(bench.ring.stash(client, parcel), (4, None));
             undo();
             assert_eq!(bench.ring.pipes_open(), 0);
-            assert_eq!(bench.ring.stash(client, rest.unwrap()), (4, None));
+            assert_eq!(bench.ring.memory_stashes(), 1);
             bench.ring.drop_pipe(client);
             assert_eq!(descriptors(), before);
         },
