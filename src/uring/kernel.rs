@@ -5,9 +5,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd};
 
-use socket2::SockAddr;
+use socket2::{SockAddr, SockRef};
 
-use crate::ids::{Address, ConnectFailure, Interest, Moved, SessionKey, SocketId, StreamKey};
+use crate::ids::{Address, ConnectFailure, Interest, Moved, SessionKey, Side, SocketId, StreamKey};
 use crate::sys::{Keepalive, listen, stream};
 
 use super::buffers::Parcel;
@@ -92,33 +92,38 @@ impl Kernel for Ring {
     fn connect(&mut self, session: SessionKey, route: Route<'_>) -> Result<(), ConnectFailure> {
         let failure = |error: io::Error| outcome::socket_failure(&error);
         let socket = stream::outbound(route.address, route.source).map_err(failure)?;
-        let address = match route.address {
+        let dialled = match route.address {
             Address::Inet(address) => {
                 // A kernel that refuses one of these options still carries the session.
                 let _ = stream::set_nodelay(socket.as_fd());
                 if route.user_timeout_ms > 0 {
                     let _ = stream::set_user_timeout(socket.as_fd(), route.user_timeout_ms);
                 }
-                SockAddr::from(*address)
+                Some(SockAddr::from(*address))
             }
-            Address::Unix(path) => SockAddr::unix(path).map_err(failure)?,
+            Address::Unix(path) => {
+                // A plain call, which never waits: with the listener's queue full the operation would go to the kernel's
+                // worker threads to learn as much.
+                let address = SockAddr::unix(path).map_err(failure)?;
+                SockRef::from(&socket).connect(&address).map_err(failure)?;
+                None
+            }
         };
         let raw = socket.as_raw_fd();
-        if !self.streams.put(door::backend(session), socket) {
+        let backend = door::backend(session);
+        if !self.streams.put(backend, socket) {
             self.stale += 1;
             return Err(ConnectFailure::Other);
         }
-        let cell = self.streams.keep_address(session, address);
-        let (pointer, length) = (cell.as_ptr().cast(), cell.len());
-        self.push(
-            &ops::connect(
-                raw,
-                pointer,
-                length,
-                Tag::stream(Op::Connect, door::backend(session)),
-            ),
-            true,
-        );
+        let tag = Tag::stream(Op::Connect, backend);
+        let entry = match dialled {
+            Some(address) => {
+                let cell = self.streams.keep_address(session, address);
+                ops::connect(raw, cell.as_ptr().cast(), cell.len(), tag)
+            }
+            None => ops::poll(raw, Interest::Writable, tag),
+        };
+        self.push(&entry, true);
         Ok(())
     }
 
@@ -253,6 +258,15 @@ impl Kernel for Ring {
     }
 
     fn vacate(&mut self, session: SessionKey) {
+        for side in Side::BOTH {
+            // Left behind, the slot's next tenant would have it, and its peer's bytes.
+            let stream = StreamKey { session, side };
+            if self.streams.has_left(stream) {
+                self.stale += 1;
+                self.close(stream, true);
+                self.drop_pipe(stream);
+            }
+        }
         self.streams.move_out(session);
     }
 

@@ -93,7 +93,8 @@ impl Completion {
 
     pub(super) fn connected(&self) -> Answer {
         match self.result {
-            0 => Answer::Connected,
+            // More than none is from a poll: a unix socket is connected before.
+            0.. => Answer::Connected,
             _ => connect_failure(-self.result)
                 .map_or(Answer::ConnectCancelled, Answer::ConnectFailed),
         }

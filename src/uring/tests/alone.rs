@@ -34,6 +34,14 @@ pub(super) fn descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()
 }
 
+/// Threads of io_uring's worker pool that this process has: none of our operations should need one.
+pub(super) fn kernel_workers() -> usize {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+    let names =
+        tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok());
+    names.filter(|name| name.starts_with("iou-wrk")).count()
+}
+
 /// Lowers RLIMIT_NOFILE so that `more` descriptors can still be opened, and returns what undoes it.
 pub(super) fn leave_room_for(more: usize) -> impl FnOnce() {
     let before = limit();

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use socket2::SockRef;
 
 use super::super::*;
-use crate::ids::{Address, SessionKey, Side, Slot, SocketId, StreamKey};
+use crate::ids::{Address, ReceiveEnd, SessionKey, Side, Slot, SocketId, StreamKey};
 use crate::sys::Doorbell;
 
 pub(super) const SIZE: RingSize = RingSize {
@@ -124,13 +124,27 @@ impl Bench {
     }
 
     /// Bytes received from a stream until its receive ends, and how it ended. Buffers are given back.
-    pub(super) fn receive_all(&mut self, stream: StreamKey) -> (Vec<u8>, crate::ids::ReceiveEnd) {
+    pub(super) fn receive_all(&mut self, stream: StreamKey) -> (Vec<u8>, ReceiveEnd) {
         let mut bytes = Vec::new();
         loop {
             match self.answer(stream) {
                 Answer::Received(parcel) => bytes.extend(self.read_and_release(parcel)),
                 Answer::ReceiveEnded(end) => return (bytes, end),
                 other => panic!("{other:?} while receiving"),
+            }
+        }
+    }
+
+    /// The same to the end of the stream, armed again whenever it stops before.
+    pub(super) fn receive_to_end(&mut self, stream: StreamKey) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        loop {
+            let (more, end) = self.receive_all(stream);
+            bytes.extend(more);
+            match end {
+                ReceiveEnd::Fin => return bytes,
+                ReceiveEnd::Stopped | ReceiveEnd::NoBuffer => self.ring.receive(stream),
+                ReceiveEnd::Broken(fault) => panic!("{fault:?}"),
             }
         }
     }

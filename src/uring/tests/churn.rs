@@ -6,7 +6,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsFd;
 
 use super::super::*;
-use super::alone::{alone, descriptors};
+use super::alone::{alone, descriptors, kernel_workers};
 use super::bench::{Bench, LONG, SIZE, reset};
 use crate::ids::{Address, Interest, ReceiveEnd, SessionKey, Side, Slot, SocketId, StreamKey};
 
@@ -174,6 +174,7 @@ fn ten_thousand_random_sessions_leave_nothing_behind() {
             assert_eq!(bench.ring.stale_answers(), 0);
             // The doorbell and the accept.
             assert_eq!(bench.ring.in_flight, 2);
+            assert_eq!(kernel_workers(), 0);
         },
     );
 }

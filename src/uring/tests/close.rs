@@ -120,6 +120,30 @@ fn an_answer_for_a_former_tenant_is_dropped_and_counted() {
     assert!(bench.ring.streams.socket(next).is_some());
 }
 
+/// The carrier broke the contract: it moved out without closing. The slot's next tenant must find nothing.
+#[test]
+fn what_a_tenant_left_behind_is_cleared_away() {
+    let name = "uring::tests::close::what_a_tenant_left_behind_is_cleared_away";
+    alone(name, || {
+        let mut bench = Bench::new();
+        let before = descriptors();
+        let (client, mut peer, backend, mut backend_peer) = bench.relay();
+        let parcel = bench.parcel(b"secret");
+        bench.ring.stash(client, parcel);
+        bench.ring.vacate(client.session);
+        bench.turn(Patience::None);
+        for peer in [&mut peer, &mut backend_peer] {
+            let error = peer.read(&mut [0; 8]).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+        }
+        assert_eq!(bench.ring.pipes_open(), 0);
+        assert_eq!(bench.ring.stale_answers(), 2);
+        assert!(bench.ring.streams.socket(backend).is_none());
+        drop((peer, backend_peer));
+        assert_eq!(descriptors(), before);
+    });
+}
+
 /// A connect for a session that is gone must not end up on whatever gets its descriptor's number next.
 #[test]
 fn a_connect_for_nobody_is_refused() {

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::net::{UnixListener, UnixStream};
 
 use super::super::*;
-use super::alone::{alone, enter_own_network, leave_room_for};
+use super::alone::{alone, enter_own_network, kernel_workers, leave_room_for};
 use super::bench::{Bench, full_listener};
 use crate::ids::{Address, ConnectFailure, StreamKey};
 
@@ -155,18 +155,22 @@ fn unix_sockets_are_reached_refused_and_missed() {
 /// A unix socket knows no pending connect: with its queue full it must fail at once, not wait on a kernel thread.
 #[test]
 fn a_full_unix_queue_refuses() {
-    let mut bench = Bench::new();
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("backend");
-    let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();
-    socket
-        .bind(&socket2::SockAddr::unix(&path).unwrap())
-        .unwrap();
-    socket.listen(0).unwrap();
-    let _first = UnixStream::connect(&path).unwrap();
-    let address = Address::Unix(path);
-    let (_, answer) = outcome_of(&mut bench, to(&address));
-    assert_fails(&answer, ConnectFailure::Refused);
+    alone("uring::tests::connect::a_full_unix_queue_refuses", || {
+        let mut bench = Bench::new();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("backend");
+        let socket =
+            socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();
+        socket
+            .bind(&socket2::SockAddr::unix(&path).unwrap())
+            .unwrap();
+        socket.listen(0).unwrap();
+        let _first = UnixStream::connect(&path).unwrap();
+        let address = Address::Unix(path);
+        let (_, answer) = outcome_of(&mut bench, to(&address));
+        assert_fails(&answer, ConnectFailure::Refused);
+        assert_eq!(kernel_workers(), 0);
+    });
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use super::super::*;
-use super::alone::{alone, descriptors};
+use super::alone::{alone, descriptors, kernel_workers};
 use super::bench::{Bench, SIZE, full_listener};
 use crate::ids::{Address, Interest, SocketId};
 
@@ -74,6 +74,7 @@ fn with_everything_in_flight_it_is_quick_and_leaves_no_descriptor() {
                     "{:?}",
                     start.elapsed()
                 );
+                assert_eq!(kernel_workers(), 0);
                 drop((peers, listener, clients, peer));
                 assert_eq!(descriptors(), before);
             }

@@ -10,7 +10,7 @@ use io_uring::opcode;
 
 use super::super::*;
 use super::bench::{Bench, LONG, SIZE};
-use crate::ids::{Interest, ReceiveEnd, SocketId, StreamKey};
+use crate::ids::{Interest, SocketId, StreamKey};
 
 #[test]
 fn a_bell_from_another_thread_wakes_an_endless_sleep() {
@@ -156,16 +156,7 @@ fn an_overflow_ends_accepts_and_receives_without_a_loss() {
     }
     drop(clients);
     for stream in &streams {
-        let mut bytes = 0;
-        loop {
-            let (more, end) = bench.receive_all(*stream);
-            bytes += more.len();
-            match end {
-                ReceiveEnd::Fin => break,
-                ReceiveEnd::Stopped | ReceiveEnd::NoBuffer => bench.ring.receive(*stream),
-                ReceiveEnd::Broken(fault) => panic!("{fault:?}"),
-            }
-        }
+        let bytes = bench.receive_to_end(*stream).len();
         assert_eq!(bytes, 3000);
     }
     assert!(bench.ring.overflowed());
