@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 
 use crate::handoff::{Pool, Reservation, Snapshot, Transfer};
-use crate::ids::{ListenerId, Refusal, SocketId};
+use crate::ids::{ListenerId, Refusal, SocketId, millis};
 use crate::session::{Event, Rules, TcpSession};
 use crate::uring::{AcceptEnd, Incoming, Kernel};
 
@@ -17,6 +17,9 @@ use super::world::LocalSocket;
 /// [`TRANSFER_SLACK`]: only a clear imbalance is worth a hand-over.
 const TRANSFER_PERCENT: u64 = 125;
 const TRANSFER_SLACK: u64 = 16;
+
+/// For so long nothing more is accepted once something has run out.
+const ACCEPT_PAUSE_NS: u64 = millis(10);
 
 impl<K: Kernel> Worker<K> {
     pub(super) fn on_accepted(&mut self, socket: SocketId, incoming: Incoming) {
@@ -93,6 +96,7 @@ impl<K: Kernel> Worker<K> {
             return;
         }
         self.accept_paused = true;
+        self.accept_retry_at = self.now.after(ACCEPT_PAUSE_NS);
         self.hatch.counters.accept_pauses.add(1);
         for index in 0..self.world.sockets.len() {
             if self.world.sockets[index].armed {
@@ -123,8 +127,10 @@ impl<K: Kernel> Worker<K> {
                 None => self.kernel.refuse(incoming),
             }
         }
+        // Not at once: a kernel that is out of descriptors would refuse again, turn after turn.
+        let rested = self.now >= self.accept_retry_at;
         let stopped = self.world.sockets.iter().all(|local| !local.armed);
-        if self.parked.is_empty() && self.has_room() && stopped {
+        if rested && stopped && self.parked.is_empty() && self.has_room() {
             self.accept_paused = false;
             for index in 0..self.world.sockets.len() {
                 let id = self.world.sockets[index].socket.id;

@@ -48,6 +48,8 @@ pub struct Worker<K> {
     /// Accepted sockets for which there is no room yet.
     pub(super) parked: VecDeque<(SocketId, Incoming)>,
     pub(super) accept_paused: bool,
+    /// When a pause may end.
+    pub(super) accept_retry_at: Nanos,
     /// Sockets that wait for their accept's last answer before their queue is served and they are closed.
     pub(super) retiring: Vec<super::world::LocalSocket>,
     /// Something waits for the answer of a send of this turn.
@@ -80,6 +82,7 @@ impl<K: Kernel> Worker<K> {
             starved: VecDeque::with_capacity(sessions.min(4096)),
             parked: VecDeque::with_capacity(1024),
             accept_paused: false,
+            accept_retry_at: Nanos::ZERO,
             retiring: Vec::new(),
             hurry: false,
             sessions_begun: 0,
