@@ -118,3 +118,15 @@ fn an_overflowing_ring_ends_as_well() {
     drop(bench);
     assert!(start.elapsed() < Duration::from_secs(2));
 }
+
+/// An answer that never comes: after two seconds the ring ends without it, and frees nothing that it could still write.
+#[test]
+fn an_answer_that_never_comes_is_not_waited_for_long() {
+    let mut bench = Bench::new();
+    bench.ring.in_flight += 1;
+    let start = Instant::now();
+    drop(bench);
+    let took = start.elapsed();
+    assert!(took >= Duration::from_secs(2), "{took:?}");
+    assert!(took < Duration::from_secs(4), "{took:?}");
+}

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use io_uring::opcode;
 
 use super::super::*;
-use super::bench::{Bench, LONG, SIZE};
-use crate::ids::{Interest, SocketId, StreamKey};
+use super::alone::alone;
+use super::bench::{Bench, LONG, SIZE, narrow_pair, reset};
+use crate::ids::{Condition, Interest, SocketId, StreamKey};
 
 #[test]
 fn a_bell_from_another_thread_wakes_an_endless_sleep() {
@@ -162,6 +163,72 @@ fn an_overflow_ends_accepts_and_receives_without_a_loss() {
     assert!(bench.ring.overflowed());
     assert_eq!(bench.ring.stale_answers(), 0);
     assert_eq!(bench.ring.buffers_free(), bench.ring.buffers_total());
+}
+
+/// More operations in flight than the kernel's largest completion queue has places, all answered at once by one reset.
+#[test]
+fn more_answers_than_the_largest_queue_holds() {
+    const STREAMS: usize = 17_000;
+    alone(
+        "uring::tests::turn::more_answers_than_the_largest_queue_holds",
+        || {
+            if crate::sys::limits::raise_descriptors(20_000).unwrap().soft < 20_000 {
+                eprintln!("too few descriptors allowed here: nothing was tried");
+                return;
+            }
+            let mut bench = Bench::sized(RingSize {
+                slots_max: 20_000,
+                submissions: 4096,
+                completions: 65_536,
+                ..SIZE
+            });
+            // One socket under many descriptors.
+            let (ours, peer) = narrow_pair();
+            let first = bench.attach(ours.try_clone().unwrap());
+            let (_, rest) = bench.fill(first);
+            bench.ring.release(rest);
+            let mut streams = vec![first];
+            while streams.len() < STREAMS {
+                streams.push(bench.attach(ours.try_clone().unwrap()));
+            }
+            let all = [
+                Interest::HangUp,
+                Interest::Leave,
+                Interest::Readable,
+                Interest::Writable,
+            ];
+            for stream in &streams {
+                for interest in all {
+                    bench.ring.poll(*stream, interest);
+                }
+            }
+            bench.turn(Patience::None);
+            assert!(bench.ring.in_flight > 65_536, "{}", bench.ring.in_flight);
+            reset(peer);
+            let mut answers = 0;
+            let mut broken = 0;
+            let start = Instant::now();
+            let mut outcomes = Vec::new();
+            while answers < STREAMS * all.len() {
+                assert!(start.elapsed() < LONG, "{answers} answers");
+                bench
+                    .ring
+                    .turn(Patience::Nanoseconds(5_000_000), &mut outcomes);
+                for outcome in outcomes.drain(..) {
+                    answers += 1;
+                    match outcome {
+                        Outcome::Stream(_, Answer::Ready(_, Condition::Broken(_))) => broken += 1,
+                        Outcome::Stream(_, Answer::Ready(..)) => {}
+                        other => panic!("{other:?}"),
+                    }
+                }
+            }
+            // It is one socket, so the error is told once.
+            assert_eq!((answers, broken), (STREAMS * all.len(), 1));
+            assert_eq!(bench.ring.in_flight, 1, "the doorbell's read");
+            drop(bench);
+        },
+    );
 }
 
 #[test]
