@@ -83,6 +83,7 @@ impl<K: Kernel> Worker<K> {
         }
         if let Some(tenant) = self.slots.get_mut(key) {
             tenant.backend = Some(backend);
+            tenant.backend_counted = true;
             tenant.backend_reserved = held;
             tenant.remember_tried(backend);
         }
@@ -94,11 +95,12 @@ impl<K: Kernel> Worker<K> {
             return;
         };
         let (pool, held) = (tenant.pool, std::mem::take(&mut tenant.backend_reserved));
-        // A session that ends keeps the backend's name for its record.
-        let Some(backend) = tenant.backend else {
+        let counted = std::mem::take(&mut tenant.backend_counted);
+        let Some(backend) = tenant.backend.filter(|_| counted) else {
             return;
         };
-        if tenant.session.phase() != Phase::Done {
+        // A session that ends keeps the backend's name for its record.
+        if !matches!(tenant.session.phase(), Phase::Closing { .. } | Phase::Done) {
             tenant.backend = None;
         }
         if let Some(backend) = self.world.backend(backend) {
@@ -311,7 +313,8 @@ impl<K: Kernel> Worker<K> {
             let Some(backend) = tenant.backend.filter(|id| limited_now.contains(id)) else {
                 continue;
             };
-            if !tenant.backend_reserved
+            if tenant.backend_counted
+                && !tenant.backend_reserved
                 && let Some(backend) = self.world.backend(backend)
             {
                 backend.shared.capacity.reserve_anyway();

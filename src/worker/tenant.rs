@@ -16,6 +16,9 @@ pub(super) struct Tenant {
     pub(super) listener: ListenerId,
     pub(super) pool: PoolId,
     pub(super) backend: Option<BackendId>,
+    /// The session is among the backend's sessions. It ends being so once, when an attempt has failed or at its own end,
+    /// while the name stays for the record.
+    pub(super) backend_counted: bool,
     /// A unit of the backend's capacity is held.
     pub(super) backend_reserved: bool,
     pub(super) listener_reserved: bool,
@@ -58,6 +61,7 @@ impl Tenant {
             listener,
             pool,
             backend: None,
+            backend_counted: false,
             backend_reserved: false,
             listener_reserved: false,
             process_reserved: false,
