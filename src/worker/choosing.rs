@@ -133,6 +133,9 @@ impl<K: Kernel> Worker<K> {
                 hash,
             })
         });
+        if let Some(tenant) = self.slots.get_mut(key) {
+            tenant.queued = queued;
+        }
         self.answer(key, Event::Queued(queued));
         if queued {
             // Between the choice and the joining a place may have become free, with nobody left to tell of it.
@@ -147,8 +150,11 @@ impl<K: Kernel> Worker<K> {
         };
         tenant.wait_ns += now.since(tenant.wait_began);
         let (pool, waited) = (tenant.pool, tenant.wait_ns);
+        let queued = std::mem::take(&mut tenant.queued);
         if let Some(pool) = self.world.pool(pool) {
-            pool.waiters.leave();
+            if queued {
+                pool.waiters.leave();
+            }
             pool.shared.of(self.world.worker).wait.record(waited);
         }
     }
@@ -282,6 +288,9 @@ impl<K: Kernel> Worker<K> {
                 .world
                 .pool(tenant.pool)
                 .is_some_and(|pool| pool.waiters.join_anyway(ticket));
+            if let Some(tenant) = self.slots.get_mut(key) {
+                tenant.queued = queued;
+            }
             if !queued {
                 self.deliver(key, Event::Kill(crate::ids::End::NoBackend));
             }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::handoff::{Capacity, Hatch, Hatches, Mail, Phase, Snapshot};
 use crate::ids::{Nanos, SessionKey, Side, Slot, SocketId, StreamKey};
-use crate::session::{Action, Event, Parcels, Slots, Timers};
+use crate::session::{Action, Event, Parcels, Slots, TcpSession, Timers};
 use crate::sys::thread_cpu::thread_cpu_ns;
 use crate::uring::{Incoming, Kernel, Outcome, Parcel, Patience};
 
@@ -119,6 +119,13 @@ impl<K: Kernel> Worker<K> {
     #[must_use]
     pub fn sessions(&self) -> usize {
         self.slots.len()
+    }
+
+    /// A session as it stands, for those who look on.
+    #[must_use]
+    pub fn session(&self, key: SessionKey) -> Option<&TcpSession> {
+        let (own, tenant) = self.slots.at(key.slot.0)?;
+        (own == key).then_some(&tenant.session)
     }
 
     #[must_use]

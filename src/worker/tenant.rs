@@ -31,6 +31,8 @@ pub(super) struct Tenant {
     /// The client's hash, for pools that choose by it.
     pub(super) hash: u64,
     pub(super) opened: Nanos,
+    /// It stands in its pool's queue, and counts there until it leaves.
+    pub(super) queued: bool,
     pub(super) wait_began: Nanos,
     pub(super) wait_ns: u64,
     pub(super) connect_began: Nanos,
@@ -71,6 +73,7 @@ impl Tenant {
             client: None,
             hash: 0,
             opened,
+            queued: false,
             wait_began: Nanos::ZERO,
             wait_ns: 0,
             connect_began: Nanos::ZERO,
