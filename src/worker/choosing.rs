@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::balance::{Algorithm, Candidates, Draw, hash_client};
-use crate::handoff::{Grant, Pool, Reservation, Snapshot, Target, Ticket};
+use crate::handoff::{Capacity, Grant, Pool, Reservation, Snapshot, Target, Ticket};
 use crate::ids::{BackendId, PoolId, SessionKey, Side};
 use crate::session::{Event, Phase};
 use crate::uring::Kernel;
@@ -299,19 +299,6 @@ impl<K: Kernel> Worker<K> {
 
     /// Counts sessions that began without a limit against one that a reload has set.
     pub(super) fn adopt_new_limits(&mut self) {
-        let limited_now: Vec<BackendId> = self
-            .world
-            .backends_mut()
-            .filter_map(|backend| {
-                let is_limited = backend.shared.capacity.limit() != 0;
-                let newly = is_limited && !backend.limited;
-                backend.limited = is_limited;
-                newly.then_some(backend.shared.id)
-            })
-            .collect();
-        if limited_now.is_empty() {
-            return;
-        }
         for slot in 0..self.slots.extent() {
             let Some(key) = self.slots.at(slot).map(|(key, _)| key) else {
                 continue;
@@ -319,15 +306,16 @@ impl<K: Kernel> Worker<K> {
             let Some(tenant) = self.slots.get_mut(key) else {
                 continue;
             };
-            let Some(backend) = tenant.backend.filter(|id| limited_now.contains(id)) else {
-                continue;
-            };
+            if !tenant.listener_reserved
+                && let Some(local) = self.world.listener(tenant.listener)
+            {
+                tenant.listener_reserved = adopt(&local.shared.capacity);
+            }
             if tenant.backend_counted
                 && !tenant.backend_reserved
-                && let Some(backend) = self.world.backend(backend)
+                && let Some(local) = tenant.backend.and_then(|id| self.world.backend(id))
             {
-                backend.shared.capacity.reserve_anyway();
-                tenant.backend_reserved = true;
+                tenant.backend_reserved = adopt(&local.shared.capacity);
             }
         }
     }
@@ -354,6 +342,15 @@ impl<K: Kernel> Worker<K> {
         }
         self.kernel.close(stream, reset);
     }
+}
+
+/// Counts what is in use already, if there is a limit now.
+fn adopt(capacity: &Capacity) -> bool {
+    let limited = capacity.limit() != 0;
+    if limited {
+        capacity.reserve_anyway();
+    }
+    limited
 }
 
 fn any_open(pool: &Pool) -> bool {

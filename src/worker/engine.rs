@@ -237,8 +237,8 @@ impl<K: Kernel> Worker<K> {
     fn take_over(&mut self, snapshot: &Arc<Snapshot>) {
         let requeue = self.waiting_in_replaced_queues(snapshot);
         self.world.take_over(snapshot);
-        self.reconcile_sockets(snapshot);
         self.adopt_new_limits();
+        self.reconcile_sockets(snapshot);
         self.requeue(requeue);
         self.plan_shutdown();
         self.hatch.counters.generation.set(snapshot.generation);

@@ -25,8 +25,6 @@ pub(super) struct LocalBackend {
     pub(super) shared: Arc<BackendShared>,
     /// The last eviction order that was carried out.
     pub(super) eviction_seen: u32,
-    /// Whether sessions are counted against the backend's limit.
-    pub(super) limited: bool,
 }
 
 #[derive(Debug)]
@@ -192,7 +190,6 @@ impl World {
         let local = LocalBackend {
             shared: Arc::clone(shared),
             eviction_seen,
-            limited: shared.capacity.limit() != 0,
         };
         put(&mut self.backends, index, local);
     }
