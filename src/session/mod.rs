@@ -28,6 +28,7 @@ mod walk;
 
 pub use event::{Action, Event, Ticket};
 pub use parcels::{Line, Parcels};
+pub use pump::{Pump, Route};
 pub use rules::{
     BULK_MOVE_BYTES, BULK_WATERMARK_BYTES, FLUSH_NS, FULL_STREAK, GUARD_NS, LINE_MAX, MATURE_NS,
     PAUSE_NS, Rules, WATCH_NS,

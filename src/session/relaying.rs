@@ -344,8 +344,13 @@ impl TcpSession {
 
     fn on_source_broken<T: Ticket>(&mut self, from: Side, fault: Fault, desk: &mut Desk<'_, T>) {
         self.pumps[from].ended = true;
-        self.on_broken(from, fault, desk);
-        self.hurry_if_sending(from, desk);
+        if self.broken == Some(from) {
+            // A send has told of it before; this was the last that could be read.
+            self.advance(from, desk);
+        } else {
+            self.on_broken(from, fault, desk);
+            self.hurry_if_sending(from, desk);
+        }
     }
 
     /// Everything from `from` is with the sink: pass the end on, or close if this was the last thing to do.
