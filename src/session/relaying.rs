@@ -94,6 +94,8 @@ impl TcpSession {
             self.close_what_is_quiet(desk);
             return;
         }
+        // A sink that takes a little at a time is alive.
+        self.last_activity = desk.now;
         self.block(from, desk);
         self.stop_receive(from, desk);
         desk.act(Action::Stash(from, rest));
