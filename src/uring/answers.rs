@@ -5,7 +5,7 @@ use super::door::{Answer, Outcome};
 use super::outcome::{Completion, Unsent};
 use super::ring::Ring;
 use super::tag::{Op, Tag};
-use crate::ids::{Fault, Interest, SocketId};
+use crate::ids::{Condition, Fault, Interest, ReceiveEnd, SocketId};
 use crate::sys;
 
 impl Ring {
@@ -46,7 +46,9 @@ impl Ring {
                 Some(Unsent::Rest(sent)) => Answer::SentShort(sent, parcel.without(sent)),
                 Some(Unsent::Broken(failure)) => {
                     self.buffers.give_back(parcel.buffer);
-                    Answer::SendBroken(failure.fault(self.streams.socket(flight.stream)))
+                    let fault = failure.fault(self.streams.socket(flight.stream));
+                    self.streams.note_fault(flight.stream, fault);
+                    Answer::SendBroken(fault)
                 }
             };
             outcomes.push(Outcome::Stream(flight.stream, answer));
@@ -89,6 +91,8 @@ impl Ring {
             }
             return;
         };
+        let told = self.streams.fault(stream);
+        let from = outcomes.len();
         let mut tell = |answer| outcomes.push(Outcome::Stream(stream, answer));
         match tag.op {
             Op::Connect => {
@@ -105,8 +109,13 @@ impl Ring {
                     Some(parcel) => self.buffers.give_back(parcel.buffer),
                     None => {}
                 }
-                if let Some(end) = completion.receive_end(socket) {
-                    tell(Answer::ReceiveEnded(end));
+                match (completion.receive_end(socket), told) {
+                    // An end of stream behind an error that another operation was told is none.
+                    (Some(ReceiveEnd::Fin), Some(fault)) => {
+                        tell(Answer::ReceiveEnded(ReceiveEnd::Broken(fault)));
+                    }
+                    (Some(end), _) => tell(Answer::ReceiveEnded(end)),
+                    (None, _) => {}
                 }
             }
             Op::HangUp => self.read_poll(stream, Interest::HangUp, completion, outcomes),
@@ -114,6 +123,16 @@ impl Ring {
             Op::Readable => self.read_poll(stream, Interest::Readable, completion, outcomes),
             Op::Writable => self.read_poll(stream, Interest::Writable, completion, outcomes),
             Op::Doorbell | Op::Accept | Op::Send | Op::Cancel | Op::Close => {}
+        }
+        for outcome in &outcomes[from..] {
+            if let Outcome::Stream(
+                _,
+                Answer::ReceiveEnded(ReceiveEnd::Broken(fault))
+                | Answer::Ready(_, Condition::Broken(fault)),
+            ) = outcome
+            {
+                self.streams.note_fault(stream, *fault);
+            }
         }
     }
 }

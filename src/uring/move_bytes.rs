@@ -154,7 +154,20 @@ pub(super) fn move_bytes(
     } else {
         streams.put_loan(from, loan);
     }
+    note_faults(streams, from, &mut moved);
     moved
+}
+
+/// An end of stream behind an error that another operation was told is none.
+fn note_faults(streams: &mut Streams, from: StreamKey, moved: &mut Moved) {
+    match (moved.source, streams.fault(from)) {
+        (Source::Broken(fault), _) => streams.note_fault(from, fault),
+        (Source::Fin, Some(fault)) => moved.source = Source::Broken(fault),
+        _ => {}
+    }
+    if let Sink::Broken(fault) = moved.sink {
+        streams.note_fault(opposite(from), fault);
+    }
 }
 
 fn may_fill(moved: &Moved) -> bool {

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use socket2::SockAddr;
 
-use crate::ids::{Interest, SessionKey, Side, StreamKey};
+use crate::ids::{Fault, Interest, SessionKey, Side, StreamKey};
 use crate::sys::pipe::Pipe;
 
 use super::polls::Watch;
@@ -32,6 +32,9 @@ struct Entry {
     /// By source side.
     loans: [Option<Loan>; 2],
     watches: [[Watch; 4]; 2],
+    /// Why a socket broke, once anybody was told: the kernel tells it to one operation only, and lets all later ones
+    /// find an end of stream, which would pass for a clean one.
+    faults: [Option<Fault>; 2],
 }
 
 #[derive(Debug)]
@@ -65,6 +68,7 @@ impl Streams {
                 sockets: [None, None],
                 loans: [None, None],
                 watches: Default::default(),
+                faults: [None, None],
             });
         }
         let entry = &mut self.entries[slot];
@@ -73,6 +77,7 @@ impl Streams {
             "the slot still has a tenant"
         );
         entry.generation = session.generation;
+        entry.faults = [None, None];
         entry.sockets[Side::Client.index()] = Some(client);
     }
 
@@ -115,12 +120,26 @@ impl Streams {
         };
         let before = entry.sockets[stream.side.index()].replace(socket);
         debug_assert!(before.is_none(), "the stream still has a socket");
+        entry.faults[stream.side.index()] = None;
         true
     }
 
     pub(super) fn watch(&mut self, stream: StreamKey, interest: Interest) -> Option<&mut Watch> {
         let entry = self.entry(stream.session)?;
         Some(&mut entry.watches[stream.side.index()][interest as usize])
+    }
+
+    pub(super) fn note_fault(&mut self, stream: StreamKey, fault: Fault) {
+        if let Some(entry) = self.entry(stream.session) {
+            entry.faults[stream.side.index()].get_or_insert(fault);
+        }
+    }
+
+    /// Why this socket broke, if anybody was told.
+    pub(super) fn fault(&self, stream: StreamKey) -> Option<Fault> {
+        let entry = self.entries.get(stream.session.slot.index())?;
+        let current = entry.generation == stream.session.generation;
+        entry.faults[stream.side.index()].filter(|_| current)
     }
 
     pub(super) fn take(&mut self, stream: StreamKey) -> Option<OwnedFd> {

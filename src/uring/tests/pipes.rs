@@ -45,6 +45,23 @@ fn stashed_bytes_leave_before_those_still_in_the_socket() {
     assert_eq!(read_exactly(&mut backend_peer, 16), b"first and second");
 }
 
+/// The kernel shows the move an end of stream then, which would be passed on as a clean one.
+#[test]
+fn after_a_send_took_the_error_a_move_is_told_it_too() {
+    let mut bench = Bench::new();
+    let (client, mut peer, _, mut backend_peer) = bench.relay();
+    peer.write_all(b"last words").unwrap();
+    reset(peer);
+    let parcel = bench.parcel(b"to nobody");
+    bench.ring.send(client, parcel);
+    let answer = bench.answer(client);
+    assert!(matches!(answer, Answer::SendBroken(_)), "{answer:?}");
+    let moved = move_all(&mut bench, client);
+    assert_eq!((moved.filled, moved.drained), (10, 10));
+    assert_eq!(moved.source, Source::Broken(Fault::Reset));
+    assert_eq!(read_exactly(&mut backend_peer, 10), b"last words");
+}
+
 #[test]
 fn without_filling_only_the_pipe_is_emptied() {
     let mut bench = Bench::new();

@@ -149,9 +149,9 @@ fn a_reset_ends_a_waiting_receive() {
     assert_eq!((bytes.len(), end), (0, ReceiveEnd::Broken(Fault::Reset)));
 }
 
-/// Why the session must remember a break that a poll told: the error is gone from the socket then.
+/// The kernel shows an end of stream then: the error is gone from the socket. Nobody may take it for a clean one.
 #[test]
-fn after_a_poll_took_the_error_a_receive_sees_an_end() {
+fn after_a_poll_took_the_error_a_receive_is_told_it_too() {
     let mut bench = Bench::new();
     let (stream, mut peer) = bench.client();
     bench.ring.poll(stream, Interest::HangUp);
@@ -167,7 +167,7 @@ fn after_a_poll_took_the_error_a_receive_sees_an_end() {
     bench.ring.receive(stream);
     assert_eq!(
         bench.receive_all(stream),
-        (b"last words".to_vec(), ReceiveEnd::Fin)
+        (b"last words".to_vec(), ReceiveEnd::Broken(Fault::Reset))
     );
 }
 
