@@ -172,6 +172,7 @@ impl<K: Kernel> Worker<K> {
                 counters.sessions_active.add(1);
                 counters.sessions_total.add(1);
             }
+            self.plan_shutdown_of(key);
             self.deliver(key, Event::Opened);
         }
     }

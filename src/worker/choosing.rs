@@ -102,6 +102,7 @@ impl<K: Kernel> Worker<K> {
         // A session that ends keeps the backend's name for its record.
         if !matches!(tenant.session.phase(), Phase::Closing { .. } | Phase::Done) {
             tenant.backend = None;
+            self.forget_eviction(key);
         }
         if let Some(backend) = self.world.backend(backend) {
             backend

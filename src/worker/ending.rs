@@ -76,19 +76,31 @@ impl<K: Kernel> Worker<K> {
 
     /// In the draining phase each session that is left gets its own moment to be closed.
     pub(super) fn plan_shutdown(&mut self) {
-        let Phase::Draining {
+        for slot in 0..self.slots.extent() {
+            if let Some(key) = self.slots.at(slot).map(|(key, _)| key) {
+                self.plan_shutdown_of(key);
+            }
+        }
+    }
+
+    /// The same for one that came out of a queue, or lost another order to end, after draining had begun.
+    pub(super) fn plan_shutdown_of(&mut self, key: SessionKey) {
+        if let Phase::Draining {
             close_from,
             close_until,
         } = self.world.phase
-        else {
-            return;
-        };
-        for slot in 0..self.slots.extent() {
-            if let Some(key) = self.slots.at(slot).map(|(key, _)| key) {
-                let moment = close_from.after(spread(self.random(), close_until.since(close_from)));
-                self.order_end(key, End::Shutdown, moment);
-            }
+        {
+            let moment = close_from.after(spread(self.random(), close_until.since(close_from)));
+            self.order_end(key, End::Shutdown, moment);
         }
+    }
+
+    /// The session has left the backend whose eviction may have ordered its end.
+    pub(super) fn forget_eviction(&mut self, key: SessionKey) {
+        if let Some(tenant) = self.slots.get_mut(key) {
+            tenant.kill_at = Nanos::NEVER;
+        }
+        self.plan_shutdown_of(key);
     }
 
     fn order_end(&mut self, key: SessionKey, end: End, moment: Nanos) {
