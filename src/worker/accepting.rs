@@ -2,7 +2,7 @@
 //! something has run out.
 
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 
 use crate::handoff::{Pool, Reservation, Snapshot, Transfer};
 use crate::ids::{ListenerId, Refusal, SocketId, millis};
@@ -130,12 +130,19 @@ impl<K: Kernel> Worker<K> {
         // Not at once: a kernel that is out of descriptors would refuse again, turn after turn.
         let rested = self.now >= self.accept_retry_at;
         let stopped = self.world.sockets.iter().all(|local| !local.armed);
-        if rested && stopped && self.parked.is_empty() && self.has_room() {
-            self.accept_paused = false;
-            for index in 0..self.world.sockets.len() {
-                let id = self.world.sockets[index].socket.id;
-                self.arm(id);
+        if !rested || !stopped || !self.parked.is_empty() || !self.has_room() {
+            return;
+        }
+        for index in 0..self.world.sockets.len() {
+            let id = self.world.sockets[index].socket.id;
+            if !self.open(id) {
+                return;
             }
+        }
+        self.accept_paused = false;
+        for index in 0..self.world.sockets.len() {
+            let id = self.world.sockets[index].socket.id;
+            self.arm(id);
         }
     }
 
@@ -300,36 +307,35 @@ impl<K: Kernel> Worker<K> {
                     known.listener = listener.id();
                     continue;
                 }
-                let index = self
-                    .world
-                    .worker
-                    .index()
-                    .min(socket.descriptors.len().saturating_sub(1));
-                let Some(descriptor) = socket.descriptors.get(index) else {
-                    continue;
-                };
-                if self.open(socket.id, descriptor) {
-                    let socket = std::sync::Arc::clone(socket);
-                    let id = socket.id;
-                    self.world.sockets.push(LocalSocket {
-                        listener: listener.id(),
-                        socket,
-                        armed: false,
-                    });
-                    if !self.accept_paused {
-                        self.arm(id);
-                    }
+                let id = socket.id;
+                self.world.sockets.push(LocalSocket {
+                    listener: listener.id(),
+                    socket: std::sync::Arc::clone(socket),
+                    open: false,
+                    armed: false,
+                });
+                if !self.open(id) {
+                    self.pause_accepting();
+                } else if !self.accept_paused {
+                    self.arm(id);
                 }
             }
         }
     }
 
-    fn open(&mut self, id: SocketId, descriptor: &OwnedFd) -> bool {
-        let opened = self.kernel.open_listener(id, descriptor.as_fd());
-        if opened.is_err() {
-            self.hatch.counters.accept_pauses.add(1);
+    /// Makes a socket known to the kernel; false while no descriptor is left for that.
+    fn open(&mut self, id: SocketId) -> bool {
+        let worker = self.world.worker.index();
+        let Some(local) = self.world.sockets.iter_mut().find(|it| it.socket.id == id) else {
+            return true;
+        };
+        let last = local.socket.descriptors.len().saturating_sub(1);
+        if !local.open
+            && let Some(descriptor) = local.socket.descriptors.get(worker.min(last))
+        {
+            local.open = self.kernel.open_listener(id, descriptor.as_fd()).is_ok();
         }
-        opened.is_ok()
+        local.open
     }
 
     /// A listener is never shut down: cancel the accept, serve who is in its queue, close.
@@ -337,7 +343,7 @@ impl<K: Kernel> Worker<K> {
         if local.armed {
             self.kernel.stop_accept(local.socket.id);
             self.retiring.push(local);
-        } else {
+        } else if local.open {
             self.serve_queue_and_close(&local);
         }
     }

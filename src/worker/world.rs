@@ -31,6 +31,8 @@ pub(super) struct LocalBackend {
 pub(super) struct LocalSocket {
     pub(super) listener: ListenerId,
     pub(super) socket: Arc<ListenSocket>,
+    /// The kernel knows it; for want of a descriptor that may take a while.
+    pub(super) open: bool,
     pub(super) armed: bool,
 }
 
