@@ -205,6 +205,11 @@ impl<K: Kernel> Worker<K> {
         let Some(owner) = self.hatches.workers.get(ticket.worker.index()) else {
             return;
         };
+        if owner.counters.stopped.read() > 0 {
+            // Only a ticket whose session has left can still name a worker that is gone.
+            self.release_grant(grant);
+            return;
+        }
         if owner.grants.push(grant).is_err() {
             self.release_grant(grant);
             let _ = pool.waiters.put_back(ticket);

@@ -100,15 +100,24 @@ impl<K: Kernel> Worker<K> {
         while !self.is_done() {
             self.turn(&time);
         }
-        self.account(true);
-        self.hatch.counters.stopped.set(1);
+        self.stop();
     }
 
-    /// Whether there is nothing left to do, ever.
+    /// The last thing a worker does: it tells that it is gone, and passes on what was granted to it in vain.
+    pub fn stop(&mut self) {
+        self.account(true);
+        self.hatch.counters.stopped.set(1);
+        self.take_grants();
+    }
+
+    /// Whether there is nothing left to do, ever. A worker that does not know yet that the process drains may still hand
+    /// over a client.
     #[must_use]
     pub fn is_done(&self) -> bool {
         let draining = matches!(self.world.phase, Phase::Draining { .. });
         draining
+            && self.hatches.all_have(self.hatch.counters.generation.read())
+            && self.hatch.transfers.is_empty()
             && self.slots.is_empty()
             && self.parked.is_empty()
             && self.retiring.is_empty()
@@ -242,6 +251,10 @@ impl<K: Kernel> Worker<K> {
         self.requeue(requeue);
         self.plan_shutdown();
         self.hatch.counters.generation.set(snapshot.generation);
+        if matches!(self.world.phase, Phase::Draining { .. }) {
+            // Whoever has nothing left waits for all others to know.
+            self.hatches.ring();
+        }
     }
 
     /// Keeps the worker's own numbers fresh: cheap ones each turn, dear ones at a pulse.
