@@ -227,7 +227,7 @@ impl TcpSession {
             self.last_activity = desk.now;
         }
         match moved.source {
-            Source::Fin => self.on_source_end_noted(from),
+            Source::Fin => self.on_source_end_noted(from, desk.now),
             Source::Broken(fault) => {
                 self.pumps[from].ended = true;
                 // What to do next depends on the sink, see below.
@@ -323,7 +323,7 @@ impl TcpSession {
     }
 
     fn on_source_end<T: Ticket>(&mut self, from: Side, desk: &mut Desk<'_, T>) {
-        self.on_source_end_noted(from);
+        self.on_source_end_noted(from, desk.now);
         self.advance(from, desk);
     }
 
@@ -334,8 +334,10 @@ impl TcpSession {
     }
 
     /// Nothing more will come from this side. Whoever closes first gives the session its end.
-    fn on_source_end_noted(&mut self, from: Side) {
+    fn on_source_end_noted(&mut self, from: Side, now: Nanos) {
         self.pumps[from].ended = true;
+        // Silence after an end is counted from there, however long it was quiet before.
+        self.last_activity = now;
         if self.broken.is_none() && self.end.is_none() {
             self.end = Some(match from {
                 Side::Client => End::ClientFin,

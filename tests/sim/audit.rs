@@ -139,7 +139,9 @@ impl Net {
     fn debt_of_broken(&self, client: &Conn, backend: &Conn) -> Option<(Debt, u64)> {
         let lost = [client, backend].into_iter().filter(|it| it.is_lost());
         let dead = lost.filter_map(Conn::lost_at).min()?.max(backend.began_at);
-        let flushed = |conn: &Conn, other: &Conn| !conn.is_lost() || other.accepted == conn.sent;
+        let flushed = |conn: &Conn, other: &Conn| {
+            !conn.is_lost() || (other.accepted == conn.sent && !other.has_unacknowledged())
+        };
         let nothing_left = flushed(client, backend) && flushed(backend, client);
         let overdue = self.now.saturating_sub(dead) > 1_300 * MILLISECOND;
         (nothing_left || overdue).then_some((Debt::Reset, 0))
@@ -196,7 +198,7 @@ impl Net {
             return;
         };
         let cut_at = record.ended.0;
-        let all_there = sink.accepted == source.sent;
+        let all_there = sink.accepted == source.sent && !sink.dropped;
         if !all_there && sink.lost_at().is_none() && cut_at < told_at + 990 * MILLISECOND {
             self.fail(&format!(
                 "a reset overtook {} bytes: {record:?}\nfrom {source:?}\nto {sink:?}",

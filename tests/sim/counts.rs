@@ -24,7 +24,7 @@ faults! {
     StalledReader
     ConnectRefused ConnectUnreachable ConnectTimedOut ConnectUnanswered ConnectNotStarted
     NoBuffer BufferRefused ReceiveStopped ReceiveInterrupted ManyParcels
-    NoPipe FullPipe SourceMore SourceDry SourceFin SourceBroken SinkFull SinkBroken
+    NoPipe FullPipe SourceMore SourceDry SourceFin SourceBroken SinkFull SinkBroken NotAcknowledged
     AcceptPressure AcceptRetry AcceptBacklog ListenerNotOpened
     LateAnswer LateCancel CancelRaced EarlyWake WorkerStalled SmallBatch Overflow
     Reload ListenerRemoved SocketReplaced BackendRemoved BackendReturned LimitChanged QueueReplaced PoolRemoved

@@ -473,7 +473,7 @@ impl Kernel for FakeKernel {
         self.check_close(stream, reset);
         let end = self.entry_mut(stream.session).ends[stream.side.index()].take();
         let conn = end.expect("was just seen").conn;
-        self.net_mut().conns[conn].leaving = true;
+        self.net_mut().conns[conn].begin_close(reset);
         self.say(|| format!("-> c{conn} close"));
         self.push(Submission::Close(conn, reset));
     }
@@ -597,6 +597,21 @@ impl Kernel for FakeKernel {
         let mut net = self.net_mut();
         net.conns[conn].our_fin = true;
         net.conns[conn].stamp += 1;
+    }
+
+    fn is_delivered(&self, stream: StreamKey) -> bool {
+        let conn = self.end(stream).conn;
+        let mut net = self.net_mut();
+        let late = net.weather.late;
+        if net.conns[conn].unix {
+            return true;
+        }
+        let slow = net.random.chance(late);
+        let waits = slow || net.conns[conn].has_unacknowledged();
+        if waits {
+            net.hit(Fault::NotAcknowledged);
+        }
+        !waits
     }
 
     fn set_watermark(&mut self, stream: StreamKey, bytes: u32) {

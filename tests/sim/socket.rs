@@ -82,8 +82,9 @@ pub struct Conn {
     pub failure: Option<ConnectFailure>,
     /// Which session of which worker, counted from 1.
     pub session: Option<(usize, u64)>,
-    /// Ringway has asked to close it.
+    /// Ringway has asked to close it; and dropped bytes by that.
     pub leaving: bool,
+    pub dropped: bool,
     pub began_at: u64,
     pub moved_at: u64,
     pub closed_at: u64,
@@ -134,6 +135,7 @@ impl Conn {
             failure: None,
             session: None,
             leaving: false,
+            dropped: false,
             began_at: now,
             moved_at: now,
             closed_at: 0,
@@ -182,7 +184,17 @@ impl Conn {
 
     /// Both ends were exchanged and acknowledged: the kernel has forgotten the connection.
     pub fn finished(&self) -> bool {
-        self.fin && self.our_fin && (self.accepted - self.read) * 2 <= self.send_buffer
+        self.fin && self.our_fin && !self.has_unacknowledged()
+    }
+
+    /// Half of what waits to be read is with the peer's kernel already; the rest a reset would drop.
+    pub fn has_unacknowledged(&self) -> bool {
+        (self.accepted - self.read) * 2 > self.send_buffer
+    }
+
+    pub fn begin_close(&mut self, reset: bool) {
+        self.leaving = true;
+        self.dropped = reset && !self.unix && self.has_unacknowledged();
     }
 
     /// The connection breaks. What the peer wrote before stays readable.
