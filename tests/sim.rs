@@ -5,7 +5,11 @@
 //! `RINGWAY_SIM_SEED=n cargo test --test sim -- --nocapture` replays one seed and tells what happens.
 //! `RINGWAY_SIM_SEEDS=n` runs so many seeds; `RINGWAY_SIM_WRITE=1` writes the file of reached pairs anew.
 
-#![allow(clippy::unwrap_used)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::needless_pass_by_value,
+    clippy::let_unit_value
+)]
 
 #[path = "sim/audit.rs"]
 mod audit;
