@@ -234,6 +234,26 @@ fn the_writer_to_a_stalled_reader_resets() {
     wait_empty(&pairs);
 }
 
+/// Both directions are full, nobody reads; one side resets, and the other begins to read a moment later.
+#[test]
+fn a_reset_with_both_directions_full_is_no_clean_end() {
+    let pairs = Pairs::with(32 * 1024, |setup| setup);
+    for who in Who::BOTH {
+        for round in 0..15 {
+            let (resetting, other) = pairs.pair_with(32 * 1024).ends(who);
+            let sent = thread::scope(|scope| {
+                scope.spawn(|| fill_up(&other, 10));
+                fill_up(&resetting, 11)
+            });
+            net::reset(resetting);
+            thread::sleep(Duration::from_millis(round * 2));
+            let received = read_to_reset(&other, 11, LIMIT);
+            assert!(received <= sent, "{received} of {sent}");
+        }
+    }
+    wait_empty(&pairs);
+}
+
 /// Everything that reached the balancer before the reset reaches the reader that begins to read just then.
 #[test]
 fn bytes_that_arrived_before_a_reset_are_delivered_first() {
