@@ -317,6 +317,10 @@ impl World {
 
     /// The session is told that a stream ended. That it was whole is true only if the peer ended it.
     pub(super) fn note_end(&mut self, side: Side) {
+        // Silence is counted anew from an end of stream.
+        if !self.session.is_closing() {
+            self.last_bytes = NOW;
+        }
         if self.see(side).fin {
             self.wire(side).fin_told = true;
             if self.first_fin.is_none() {
