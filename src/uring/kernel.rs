@@ -7,7 +7,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd};
 
 use socket2::{SockAddr, SockRef};
 
-use crate::ids::{Address, ConnectFailure, Interest, Moved, SessionKey, Side, SocketId, StreamKey};
+use crate::ids::{
+    Address, ConnectFailure, Interest, Moved, SessionKey, Side, SocketId, Source, StreamKey,
+};
 use crate::sys::{Keepalive, listen, stream};
 
 use super::buffers::Parcel;
@@ -204,7 +206,12 @@ impl Kernel for Ring {
     }
 
     fn move_bytes(&mut self, stream: StreamKey, fill: bool) -> Moved {
-        move_bytes::move_bytes(&mut self.streams, &mut self.stock, stream, fill)
+        let mut moved = move_bytes::move_bytes(&mut self.streams, &mut self.stock, stream, fill);
+        if moved.source == Source::Fin && self.flights.iter().any(|it| it.stream == stream) {
+            // A send to this socket may have taken an error that nobody has been told yet: look again when it has.
+            moved.source = Source::Dry;
+        }
+        moved
     }
 
     fn drop_pipe(&mut self, stream: StreamKey) {
