@@ -12,7 +12,8 @@ use crate::ids::{Fault, ReceiveEnd, SocketId};
 const DOOR: SocketId = SocketId(3);
 
 fn listener(bench: &mut Bench) -> (TcpListener, SocketAddr) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    // An address that no other test uses: nobody else gets its port when it is free again.
+    let listener = TcpListener::bind("127.0.0.33:0").unwrap();
     listener.set_nonblocking(true).unwrap();
     bench.ring.open_listener(DOOR, listener.as_fd()).unwrap();
     let address = listener.local_addr().unwrap();

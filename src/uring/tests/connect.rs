@@ -54,7 +54,7 @@ fn a_backend_that_listens_is_reached() {
 #[test]
 fn nobody_listening_is_refused() {
     let mut bench = Bench::new();
-    let gone = TcpListener::bind("127.0.0.1:0").unwrap();
+    let gone = TcpListener::bind("127.0.0.34:0").unwrap();
     let address = Address::Inet(gone.local_addr().unwrap());
     drop(gone);
     let (backend, answer) = outcome_of(&mut bench, to(&address));

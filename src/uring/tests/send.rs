@@ -106,6 +106,42 @@ fn a_full_socket_takes_a_part_and_the_rest_follows_in_order() {
     assert_eq!(bench.ring.buffers_free(), bench.ring.buffers_total());
 }
 
+/// A parcel larger than the room there is: without MSG_WAITALL its first part would pass for all of it.
+#[test]
+fn a_short_send_says_how_much_went_and_the_rest_follows() {
+    let mut bench = Bench::sized(RingSize {
+        buffer_bytes: 65_536,
+        ..SIZE
+    });
+    let (ours, mut peer) = narrow_pair();
+    let stream = bench.attach(ours);
+    let bytes = pattern(1, 60_000);
+    let parcel = bench.parcel(&bytes);
+    bench.ring.send(stream, parcel);
+    bench.turn(Patience::None);
+    let Some(Answer::SentShort(count, rest)) = bench.answer_now(stream) else {
+        panic!("not short");
+    };
+    assert!(count > 0 && rest.bytes() > 0, "{count} of {}", bytes.len());
+    assert_eq!((count + rest.bytes()) as usize, bytes.len());
+    assert_eq!(bench.ring.buffers.bytes(&rest), &bytes[count as usize..]);
+    let size = bytes.len();
+    let reader = std::thread::spawn(move || read_exactly(&mut peer, size));
+    let mut rest = Some(rest);
+    while let Some(parcel) = rest.take() {
+        bench.ring.poll(stream, Interest::Writable);
+        bench.answer(stream);
+        bench.ring.send(stream, parcel);
+        match bench.answer(stream) {
+            Answer::Sent(_) => {}
+            Answer::SentShort(_, left) => rest = Some(left),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(reader.join().unwrap() == bytes);
+    assert_eq!(bench.ring.buffers_free(), bench.ring.buffers_total());
+}
+
 #[test]
 fn a_send_to_a_full_socket_takes_nothing_and_says_so_at_once() {
     let mut bench = Bench::new();
