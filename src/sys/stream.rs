@@ -2,7 +2,6 @@
 //! descriptor; nothing here closes one.
 
 use std::io;
-use std::mem::MaybeUninit;
 use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -12,6 +11,7 @@ use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 use crate::ids::Address;
 
 use super::option::{self, Keepalive};
+use super::tcp_state;
 
 /// A non-blocking stream socket that fits `address`, not connected yet. With `source`, bound to that local address; the
 /// port is then left to the connect (IP_BIND_ADDRESS_NO_PORT), which knows the destination and can give one local port
@@ -175,23 +175,7 @@ pub struct TcpInfo {
 /// # Errors
 /// The kernel's; `OPNOTSUPP` for a unix socket.
 pub fn tcp_info(socket: BorrowedFd<'_>) -> io::Result<TcpInfo> {
-    let mut found = MaybeUninit::<libc::tcp_info>::zeroed();
-    let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
-    // SAFETY: the kernel writes at most `length` bytes, the size of the local that the pointer is to.
-    let answer = unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_INFO,
-            found.as_mut_ptr().cast(),
-            &raw mut length,
-        )
-    };
-    if answer != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: tcp_info is plain integers, for which the zeros it started with are valid where the kernel wrote less.
-    let found = unsafe { found.assume_init() };
+    let found = tcp_state::tcp_info(socket)?;
     Ok(TcpInfo {
         rtt_us: found.tcpi_rtt,
         retransmits: found.tcpi_total_retrans,

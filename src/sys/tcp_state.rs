@@ -32,7 +32,7 @@ pub fn timeout_cause(socket: BorrowedFd<'_>) -> TimeoutCause {
     }
 }
 
-fn tcp_info(socket: BorrowedFd<'_>) -> io::Result<libc::tcp_info> {
+pub(super) fn tcp_info(socket: BorrowedFd<'_>) -> io::Result<libc::tcp_info> {
     let mut found = MaybeUninit::<libc::tcp_info>::zeroed();
     let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
     // SAFETY: the kernel writes at most `length` bytes, the size of the local that the pointer is to.
