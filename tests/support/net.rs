@@ -1,7 +1,6 @@
 //! Addresses and sockets. This process has a loopback address of its own (from its pid), so that neither a test beside
 //! it nor an outgoing connection can take a port between our choosing it and its use.
 
-use std::collections::HashSet;
 use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
@@ -13,7 +12,11 @@ use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 /// No read or write of a test waits longer than this.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-static TAKEN: Mutex<Option<HashSet<u16>>> = Mutex::new(None);
+/// Below what the kernel gives to outgoing connections, above what daemons of the machine are likely to hold.
+const FIRST_PORT: u16 = 10_000;
+const LAST_PORT: u16 = 31_999;
+
+static NEXT_PORT: Mutex<u16> = Mutex::new(FIRST_PORT);
 
 /// This process's own loopback address.
 pub fn host() -> Ipv4Addr {
@@ -22,55 +25,34 @@ pub fn host() -> Ipv4Addr {
     Ipv4Addr::new(127, 64 + high % 64, middle, low)
 }
 
-/// An address on [`host`] with a port that the kernel chose and that is given to nobody else in this process.
+/// An address on [`host`] with a port that is given to nobody else in this process.
 pub fn free_address() -> SocketAddr {
     free_range(1)
 }
 
 /// The first address of `ports` consecutive free ones on [`host`].
+///
+/// They are counted, not probed: a socket that was opened to find a port lives on in every child that another thread is
+/// just starting, and then the port is "in use" for whoever was promised it.
 pub fn free_range(ports: u16) -> SocketAddr {
-    free_range_on(IpAddr::V4(host()), ports)
+    SocketAddr::new(IpAddr::V4(host()), next_ports(ports))
 }
 
-/// On `::1`, which we share with others: outside the range that outgoing connections take.
+/// On `::1`, which we share with other processes: the count starts at a place of our own.
 pub fn free_address_v6() -> SocketAddr {
-    let ip = IpAddr::V6(Ipv6Addr::LOCALHOST);
-    let start = 10_000 + (std::process::id() * 37 % 20_000) as u16;
-    let port = (start..start + 2_000)
-        .find(|&port| is_free(ip, port) && take(port, 1))
-        .expect("a free port on ::1");
-    SocketAddr::new(ip, port)
+    let own = (std::process::id() * 37 % 20_000) as u16;
+    let port = FIRST_PORT + (own + next_ports(1) - FIRST_PORT) % (LAST_PORT - FIRST_PORT);
+    SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), port)
 }
 
-fn free_range_on(ip: IpAddr, ports: u16) -> SocketAddr {
-    for _ in 0..200 {
-        let probe = TcpListener::bind((ip, 0)).expect("bind a port of the kernel's choice");
-        let first = probe.local_addr().expect("local address").port();
-        if first.checked_add(ports).is_none() {
-            continue;
-        }
-        if (first + 1..first + ports).all(|port| is_free(ip, port)) && take(first, ports) {
-            return SocketAddr::new(ip, first);
-        }
-    }
-    panic!("no {ports} free ports in a row on {ip}");
-}
-
-fn is_free(ip: IpAddr, port: u16) -> bool {
-    TcpListener::bind((ip, port)).is_ok()
-}
-
-fn take(first: u16, ports: u16) -> bool {
-    let mut taken = TAKEN
+fn next_ports(ports: u16) -> u16 {
+    let mut next = NEXT_PORT
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner);
-    let taken = taken.get_or_insert_default();
-    let range = first..first + ports;
-    if range.clone().any(|port| taken.contains(&port)) {
-        return false;
-    }
-    taken.extend(range);
-    true
+    let first = *next;
+    assert!(first + ports <= LAST_PORT, "all ports of this process are given away");
+    *next = first + ports;
+    first
 }
 
 /// A listener with a long queue: a storm of clients must not be turned away by the test's own backend.
