@@ -50,7 +50,10 @@ fn next_ports(ports: u16) -> u16 {
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner);
     let first = *next;
-    assert!(first + ports <= LAST_PORT, "all ports of this process are given away");
+    assert!(
+        first + ports <= LAST_PORT,
+        "all ports of this process are given away"
+    );
     *next = first + ports;
     first
 }
