@@ -13,6 +13,7 @@
 //! | [`ids`] | the vocabulary: sides, ids, addresses, time, why things end | – |
 //! | [`config`] | front desk: text → validated [`config::Plan`]; budget and worst-case sums | ids |
 //! | [`balance`] | map room: which backend a session gets; pure | ids |
+//! | [`wire`] | formats of protocols: pure codecs | ids |
 //! | [`session`] | study: what a session does next; pure, no descriptor, no errno | ids, wire |
 //! | [`sys`] | tool shed: small system calls that are not io_uring; `unsafe` allowed | ids |
 //! | [`uring`] | boiler room: the ring and all memory that the kernel may touch; `unsafe` allowed | ids, sys |
@@ -22,8 +23,7 @@
 //! | [`office`] | its own thread: snapshots, reload, admin API; and the scribe, the thread that writes logs | ids, config, balance, handoff, sys, worker and prober (their door) |
 //! | [`cli`] | commands | ids, config, office |
 //!
-//! `wire` (formats of protocols) has its row in the table and is built when the first format is needed. This file and
-//! `main.rs` name cli, config and office. `tests/tidy.rs` holds all of it: a wall that is not tested is a drawing.
+//! This file and `main.rs` name cli, config and office. `tests/tidy.rs` holds all of it: a wall that is not tested is a drawing.
 //!
 //! # What is always true
 //!
@@ -75,5 +75,7 @@ pub mod session;
 pub mod sys;
 #[allow(unsafe_code)]
 pub mod uring;
+#[forbid(unsafe_code)]
+pub mod wire;
 #[forbid(unsafe_code)]
 pub mod worker;

@@ -96,6 +96,10 @@ words!(
         Timeout = "timeout",
         Unreachable = "unreachable",
         Reset = "reset",
+        /// The server ended the connection before it had answered.
+        Closed = "closed",
+        /// It answered, and not as it should.
+        Failed = "failed",
         /// Served late by the prober's own stall, so it says nothing about the backend.
         Void = "void",
         Other = "other",

@@ -4,11 +4,15 @@
 
 mod address;
 mod end;
+mod role;
+mod secret;
 mod stream;
 mod time;
 
 pub use address::{Address, NetworkKey};
 pub use end::{CheckResult, ConnectFailure, End, Refusal};
+pub use role::Role;
+pub use secret::Secret;
 pub use stream::{Condition, Fault, Interest, Moved, ReceiveEnd, Sink, Source};
 pub use time::{Clock, Nanos, millis};
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::config::{HealthPlan, OnLoss, TcpCheck};
 use crate::handoff::{Health, Target};
 use crate::ids::{Address, Clock};
-use crate::prober::{OnDown, Prober, Rules, Target as Watched};
+use crate::prober::{Announce, Check, OnDown, Prober, Rules, Target as Watched};
 
 use super::board::Board;
 use super::failure::Failure;
@@ -41,6 +41,7 @@ pub fn targets(world: &World) -> Vec<Watched> {
                     HealthPlan::None => None,
                     HealthPlan::Tcp(check) => Some(rules(check)),
                 },
+                check: Check::Tcp,
                 on_down: match pool.on_down {
                     OnLoss::Keep => OnDown::Keep,
                     OnLoss::Close { over } => OnDown::Close {
@@ -48,6 +49,7 @@ pub fn targets(world: &World) -> Vec<Watched> {
                     },
                 },
                 source: pool.source.first().copied(),
+                announce: Announce::Off,
             });
         }
     }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
 
-use super::{BackendReport, OnDown, Prober, Reason, Rules, Target};
+use super::{Announce, BackendReport, Check, OnDown, Prober, Reason, Rules, Target};
 use crate::handoff::{BackendShared, Hatches, Health};
 use crate::ids::{Address, BackendId, CheckResult, Clock, millis};
 use crate::sys::thread_cpu::thread_cpu_ns;
@@ -35,8 +35,10 @@ fn target(id: u16, address: Address) -> Target {
         backend: Arc::new(BackendShared::new(BackendId(id), "pool", &name, false, 2)),
         address: Some(address),
         rules: Some(RULES),
+        check: Check::Tcp,
         on_down: OnDown::Keep,
         source: None,
+        announce: Announce::Off,
     }
 }
 
@@ -99,19 +101,21 @@ fn up_when_it_listens_down_when_it_does_not_and_back() {
     within_ten_seconds(|| verdict.health() == Health::Down);
 
     let changes: Vec<_> = prober.changes().try_iter().collect();
-    let told: Vec<_> = changes.iter().map(|c| (c.to, c.reason)).collect();
+    let told: Vec<_> = changes.iter().map(|c| (c.to, c.reason.clone())).collect();
     let refused = Reason::Check {
         result: CheckResult::Refused,
         errno: Some(libc::ECONNREFUSED),
+        words: None,
     };
     let ok = Reason::Check {
         result: CheckResult::Ok,
         errno: None,
+        words: None,
     };
     assert_eq!(
         told,
         [
-            (Health::Down, refused),
+            (Health::Down, refused.clone()),
             (Health::Up, ok),
             (Health::Down, refused)
         ]
@@ -549,8 +553,8 @@ fn a_connection_to_itself_is_told_from_a_listener() {
     let (socket, address) = closed_port();
     socket.connect(&address.into()).unwrap();
     let socket = socket.into();
-    assert!(super::tcp::is_own_echo(&socket, &address.into()));
+    assert!(super::visit::is_own_echo(&socket, &address.into()));
     let (_listener, address) = listener();
     let socket = TcpStream::connect(address).unwrap().into();
-    assert!(!super::tcp::is_own_echo(&socket, &address.into()));
+    assert!(!super::visit::is_own_echo(&socket, &address.into()));
 }

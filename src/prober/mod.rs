@@ -1,18 +1,21 @@
 //! The prober: a thread of its own on tokio-uring that checks backends and writes their verdicts where the workers look.
 //!
 //! The office publishes the whole set of targets each time something changes; the last one wins. Back come verdicts
-//! (atomics on each backend, bells rung after a change), a channel of health changes, and reports on request. Checks
-//! never read or send a byte, and an own stall never takes a backend down. Nobody but this room touches tokio-uring.
+//! (atomics on each backend, bells rung after a change), a channel of health changes, and reports on request. What kinds
+//! of checks there are is in `kinds`; an own stall never takes a backend down. Nobody but this room touches tokio-uring.
 
 mod chance;
+mod kinds;
+mod line;
 mod report;
 mod ring;
 mod roster;
 mod stall;
 mod streak;
 mod target;
-mod tcp;
+mod visit;
 mod watch;
+mod words;
 
 #[cfg(test)]
 mod loopback_tests;
@@ -40,8 +43,10 @@ use self::roster::Roster;
 use self::stall::StallWatch;
 use self::watch::{Desk, Watch};
 
+pub use kinds::{Redis, Udp};
 pub use report::{BackendReport, Finding, HealthChange, Latest, Reason};
-pub use target::{OnDown, Rules, Target};
+pub use target::{Announce, Check, OnDown, Rules, Target};
+pub use words::Words;
 
 /// Checks in flight at a time, each with one descriptor. More that are due wait their turn.
 pub const IN_FLIGHT_MAX: usize = 256;

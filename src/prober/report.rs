@@ -8,15 +8,18 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use crate::handoff::{BackendShared, Health, Histogram, HistogramSum, Tally};
-use crate::ids::{CheckResult, Nanos};
+use crate::ids::{CheckResult, Nanos, Role};
+
+use super::words::Words;
 
 /// Why health changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reason {
-    /// A check tipped it; `errno` is the kernel's number where there is one.
+    /// A check tipped it; `errno` is the kernel's number and `words` are the server's own, where there are any.
     Check {
         result: CheckResult,
         errno: Option<i32>,
+        words: Option<Words>,
     },
     /// The backend's host name does not resolve.
     Unresolved,
@@ -30,8 +33,14 @@ impl fmt::Display for Reason {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Reason::Check {
+                result,
+                words: Some(words),
+                ..
+            } => write!(out, "check {result}: {words}"),
+            Reason::Check {
                 result: result @ CheckResult::Other,
                 errno: Some(errno),
+                ..
             } => write!(
                 out,
                 "check {result}: {}",
@@ -55,16 +64,67 @@ pub struct HealthChange {
     pub at: Nanos,
 }
 
-/// What one check found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What one check found. Kinds make it; how long it took is filled in by whoever ran the check.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     pub result: CheckResult,
+    /// The kernel's number, where the kernel said what was wrong.
     pub errno: Option<i32>,
+    /// The server's own words, where it said what was wrong (or what it is, beside an `ok`).
+    pub words: Option<Words>,
+    /// What the server is, where that was asked.
+    pub role: Role,
     pub took_ns: u64,
 }
 
+impl Finding {
+    #[must_use]
+    pub fn of(result: CheckResult) -> Finding {
+        Finding {
+            result,
+            errno: None,
+            words: None,
+            role: Role::Unknown,
+            took_ns: 0,
+        }
+    }
+
+    /// Alive, and this is what it is.
+    #[must_use]
+    pub fn alive(role: Role) -> Finding {
+        Finding {
+            role,
+            ..Finding::of(CheckResult::Ok)
+        }
+    }
+
+    /// It answered, and the answer says that it cannot serve: `words` are its own.
+    #[must_use]
+    pub fn failed(words: &[u8]) -> Finding {
+        Finding::of(CheckResult::Failed).saying(words)
+    }
+
+    #[must_use]
+    pub fn saying(self, words: &[u8]) -> Finding {
+        Finding {
+            words: Words::of(words),
+            ..self
+        }
+    }
+
+    /// As the reason of a change of health.
+    #[must_use]
+    pub fn reason(&self) -> Reason {
+        Reason::Check {
+            result: self.result,
+            errno: self.errno,
+            words: self.words.clone(),
+        }
+    }
+}
+
 /// The last finding and the last change of one backend.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Latest {
     pub finding: Option<Finding>,
     /// When the finding was made.
@@ -118,7 +178,7 @@ impl History {
         BackendReport {
             backend: Arc::clone(&self.backend),
             health: self.backend.verdict.health(),
-            latest: *self.latest.lock(),
+            latest: self.latest.lock().clone(),
             checks: std::array::from_fn(|i| self.checks[i].read()),
             duration,
         }
@@ -142,7 +202,15 @@ mod tests {
 
     #[test]
     fn reasons_read_as_a_person_would_say_them() {
-        let check = |result, errno| Reason::Check { result, errno }.to_string();
+        let check = |result, errno| {
+            let words = None;
+            Reason::Check {
+                result,
+                errno,
+                words,
+            }
+            .to_string()
+        };
         assert_eq!(
             check(CheckResult::Refused, Some(libc::ECONNREFUSED)),
             "check refused"
@@ -153,5 +221,10 @@ mod tests {
             "check other: Permission denied (os error 13)"
         );
         assert_eq!(Reason::Unresolved.to_string(), "name does not resolve");
+        let loading = Finding::failed(b"LOADING Redis is loading the dataset in memory\r\n");
+        assert_eq!(
+            loading.reason().to_string(),
+            "check failed: LOADING Redis is loading the dataset in memory"
+        );
     }
 }

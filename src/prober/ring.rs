@@ -59,6 +59,51 @@ pub fn connect(socket: OwnedFd, address: SockAddr) -> InFlightOneshot<Connect, C
     UnsubmittedOneshot::new(connect, ConnectAnswer, entry).submit()
 }
 
+/// What a send or a receive works on, at rest until its answer is there.
+#[derive(Debug)]
+pub struct Carry {
+    socket: OwnedFd,
+    buffer: Vec<u8>,
+}
+
+#[derive(Debug)]
+pub struct CarryAnswer;
+
+impl OneshotOutputTransform for CarryAnswer {
+    type Output = (io::Result<usize>, OwnedFd, Vec<u8>);
+    type StoredData = Carry;
+
+    fn transform_oneshot_output(self, data: Carry, answer: cqueue::Entry) -> Self::Output {
+        let count = result(&answer).map(|()| usize::try_from(answer.result()).unwrap_or(0));
+        (count, data.socket, data.buffer)
+    }
+}
+
+/// Receives into `buffer` from index `from` on, which must not be past its end; socket and buffer come back with the count
+/// of bytes.
+#[must_use]
+pub fn receive(
+    socket: OwnedFd,
+    mut buffer: Vec<u8>,
+    from: usize,
+) -> InFlightOneshot<Carry, CarryAnswer> {
+    let free = &mut buffer[from..];
+    let length = u32::try_from(free.len()).unwrap_or(u32::MAX);
+    let entry = opcode::Recv::new(Fd(socket.as_raw_fd()), free.as_mut_ptr(), length).build();
+    UnsubmittedOneshot::new(Carry { socket, buffer }, CarryAnswer, entry).submit()
+}
+
+/// Sends `buffer` from index `from` on; it may take a part only.
+#[must_use]
+pub fn send(socket: OwnedFd, buffer: Vec<u8>, from: usize) -> InFlightOneshot<Carry, CarryAnswer> {
+    let rest = &buffer[from..];
+    let length = u32::try_from(rest.len()).unwrap_or(u32::MAX);
+    let entry = opcode::Send::new(Fd(socket.as_raw_fd()), rest.as_ptr(), length)
+        .flags(libc::MSG_NOSIGNAL)
+        .build();
+    UnsubmittedOneshot::new(Carry { socket, buffer }, CarryAnswer, entry).submit()
+}
+
 #[derive(Debug)]
 pub struct CancelAnswer;
 

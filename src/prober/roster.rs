@@ -4,16 +4,16 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::handoff::{BackendShared, Health};
-use crate::ids::{Address, CheckResult, End, Nanos, millis};
+use crate::ids::{CheckResult, End, Nanos, millis};
 
 use super::chance::Chance;
+use super::line::Line;
 use super::report::{Finding, HealthChange, History, Reason};
 use super::streak::Streak;
-use super::target::{OnDown, Rules, Target};
+use super::target::{Check, OnDown, Place, Rules, Target};
 
 /// First checks of new backends come this far apart, so that a small pool has its verdicts at once.
 const FIRST_CHECK_STEP_NS: u64 = millis(5);
@@ -33,9 +33,11 @@ pub struct Ticket {
 #[derive(Debug)]
 pub struct Assignment {
     pub ticket: Ticket,
-    pub address: Address,
-    pub source: Option<IpAddr>,
+    pub check: Check,
+    pub place: Place,
     pub timeout_ns: u64,
+    /// What the last check left for this one.
+    pub kept: Option<Line>,
 }
 
 #[derive(Debug)]
@@ -44,12 +46,14 @@ struct Entry {
     streak: Streak,
     history: Arc<History>,
     /// Due times of the next check and of the end of the grace; each stands in the heap once.
-    check: Check,
+    next: Next,
     grace_ends: Option<Nanos>,
+    /// What the last check left for the next one; let go when the target changes.
+    kept: Option<Line>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Check {
+enum Next {
     /// No check configured, or nowhere to connect to.
     None,
     /// To be made soon; the spread over all newcomers gives it its moment before the publish ends.
@@ -119,7 +123,7 @@ impl Roster {
                 }
                 None => self.welcome(target, now),
             };
-            if entry.check == Check::New {
+            if entry.next == Next::New {
                 newcomers.push(place);
             }
             self.entries.push(entry);
@@ -127,9 +131,9 @@ impl Roster {
         self.spread(&newcomers, now);
         self.appointments.clear();
         for (place, entry) in self.entries.iter().enumerate() {
-            let check = match entry.check {
-                Check::Due(at) => Some((at, What::Check)),
-                Check::None | Check::New | Check::InFlight { .. } => None,
+            let check = match entry.next {
+                Next::Due(at) => Some((at, What::Check)),
+                Next::None | Next::New | Next::InFlight { .. } => None,
             };
             let grace = entry.grace_ends.map(|at| (at, What::GraceEnds));
             for (at, what) in [check, grace].into_iter().flatten() {
@@ -166,10 +170,10 @@ impl Roster {
         None
     }
 
-    /// Takes in what a check found; `now` is the moment it was found.
-    pub fn hear(&mut self, ticket: Ticket, finding: Finding, now: Nanos) {
+    /// Takes in what a check found and what it left for the next one; `now` is the moment it was found.
+    pub fn hear(&mut self, ticket: Ticket, finding: Finding, kept: Option<Line>, now: Nanos) {
         // A publish may have moved the backend to another place.
-        let is_it = |entry: &Entry| matches!(entry.check, Check::InFlight { serial, .. } if serial == ticket.serial);
+        let is_it = |entry: &Entry| matches!(entry.next, Next::InFlight { serial, .. } if serial == ticket.serial);
         let place = match self.entries.get(ticket.place) {
             Some(entry) if is_it(entry) => ticket.place,
             _ => match self.entries.iter().position(is_it) {
@@ -178,37 +182,36 @@ impl Roster {
             },
         };
         let entry = &mut self.entries[place];
-        let Check::InFlight {
+        let Next::InFlight {
             started, outdated, ..
-        } = entry.check
+        } = entry.next
         else {
             return;
         };
         let Some(rules) = entry.target.rules else {
-            entry.check = Check::None;
+            entry.next = Next::None;
             return;
         };
         let due = if outdated {
             now
         } else {
-            entry.history.record(finding, now);
-            let change = entry.streak.hear(finding.result, &rules);
+            let result = finding.result;
+            entry.kept = kept;
+            let change = entry.streak.hear(result, &rules);
             if let Some(health) = change {
-                let reason = Reason::Check {
-                    result: finding.result,
-                    errno: finding.errno,
-                };
+                let reason = finding.reason();
                 self.changes.push(entry.change_health(health, reason, now));
                 self.bell = true;
             }
-            let wait = if finding.result == CheckResult::Void {
+            entry.history.record(finding, now);
+            let wait = if result == CheckResult::Void {
                 rules.fast_interval_ns.min(VOID_AGAIN_NS)
             } else {
                 entry.pace(&rules)
             };
             started.after(self.chance.about(wait)).max(now)
         };
-        self.entries[place].check = Check::Due(due);
+        self.entries[place].next = Next::Due(due);
         self.entries[place].tell_next_check();
         self.appointments.push(Reverse(Appointment {
             at: due,
@@ -242,13 +245,14 @@ impl Roster {
             target,
             streak: Streak::new(backend.verdict.health()),
             history: Arc::new(History::new(backend)),
-            check: Check::None,
+            next: Next::None,
             grace_ends: None,
+            kept: None,
         };
         if entry.target.address.is_none() {
             self.settle(&mut entry, Health::Down, Reason::Unresolved, now);
         } else if let Some(rules) = entry.target.rules {
-            entry.check = Check::New;
+            entry.next = Next::New;
             entry.grace_ends = Some(now.after(rules.timeout_ns));
         } else {
             self.leave_unchecked(&mut entry, now);
@@ -260,14 +264,17 @@ impl Roster {
     fn adapt(&mut self, entry: &mut Entry, target: Target, now: Nanos) {
         let old = std::mem::replace(&mut entry.target, target);
         let new = &entry.target;
-        let moved = old.address != new.address || old.source != new.source;
-        if let Check::InFlight { outdated, .. } = &mut entry.check {
+        let moved = old.place() != new.place() || old.check != new.check;
+        if moved || new.rules.is_none() {
+            entry.kept = None;
+        }
+        if let Next::InFlight { outdated, .. } = &mut entry.next {
             *outdated |= moved;
         }
-        let in_flight = matches!(entry.check, Check::InFlight { .. });
+        let in_flight = matches!(entry.next, Next::InFlight { .. });
         if new.address.is_none() {
             if !in_flight {
-                entry.check = Check::None;
+                entry.next = Next::None;
             }
             entry.grace_ends = None;
             if old.address.is_some() {
@@ -277,7 +284,7 @@ impl Roster {
         }
         let Some(rules) = new.rules else {
             if !in_flight {
-                entry.check = Check::None;
+                entry.next = Next::None;
             }
             entry.grace_ends = None;
             self.leave_unchecked(entry, now);
@@ -289,15 +296,15 @@ impl Roster {
             entry.grace_ends = Some(now.after(rules.timeout_ns));
             self.settle(entry, Health::Unknown, Reason::Resolved, now);
         }
-        match entry.check {
-            Check::InFlight { .. } | Check::New => {}
-            Check::None => entry.check = Check::New,
-            Check::Due(_) if moved => entry.check = Check::New,
-            Check::Due(at) if old.rules != Some(rules) => {
+        match entry.next {
+            Next::InFlight { .. } | Next::New => {}
+            Next::None => entry.next = Next::New,
+            Next::Due(_) if moved => entry.next = Next::New,
+            Next::Due(at) if old.rules != Some(rules) => {
                 let by_new_rules = now.after(self.chance.about(entry.pace(&rules)));
-                entry.check = Check::Due(at.min(by_new_rules));
+                entry.next = Next::Due(at.min(by_new_rules));
             }
-            Check::Due(_) => {}
+            Next::Due(_) => {}
         }
     }
 
@@ -327,20 +334,20 @@ impl Roster {
             let window = (FIRST_CHECK_STEP_NS * count)
                 .min(FIRST_CHECKS_NS)
                 .min(interval);
-            entry.check = Check::Due(now.after(window / count * nth as u64));
+            entry.next = Next::Due(now.after(window / count * nth as u64));
         }
     }
 
     fn start(&mut self, place: usize, now: Nanos) -> Option<Assignment> {
         let entry = &mut self.entries[place];
-        let (Some(address), Some(rules)) = (entry.target.address.clone(), entry.target.rules)
+        let (Some(place_of_target), Some(rules)) = (entry.target.place(), entry.target.rules)
         else {
-            entry.check = Check::None;
+            entry.next = Next::None;
             return None;
         };
         self.serials += 1;
         let serial = self.serials;
-        entry.check = Check::InFlight {
+        entry.next = Next::InFlight {
             serial,
             started: now,
             outdated: false,
@@ -348,9 +355,10 @@ impl Roster {
         entry.history.latest.lock().next_check = None;
         Some(Assignment {
             ticket: Ticket { place, serial },
-            address,
-            source: entry.target.source,
+            check: entry.target.check.clone(),
+            place: place_of_target,
             timeout_ns: rules.timeout_ns,
+            kept: entry.kept.take(),
         })
     }
 
@@ -383,7 +391,7 @@ impl Entry {
         if let (Health::Down, OnDown::Close { over_ms }) = (to, self.target.on_down) {
             backend.verdict.evict(End::BackendDown, over_ms);
         }
-        self.history.latest.lock().changed = Some((now, reason));
+        self.history.latest.lock().changed = Some((now, reason.clone()));
         HealthChange {
             backend: Arc::clone(backend),
             from,
@@ -397,9 +405,9 @@ impl Entry {
         let mut latest = self.history.latest.lock();
         latest.successes = self.streak.successes();
         latest.failures = self.streak.failures();
-        latest.next_check = match self.check {
-            Check::Due(at) => Some(at),
-            Check::None | Check::New | Check::InFlight { .. } => None,
+        latest.next_check = match self.next {
+            Next::Due(at) => Some(at),
+            Next::None | Next::New | Next::InFlight { .. } => None,
         };
     }
 }

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::chance::Chance;
 use super::report::{Finding, HealthChange, Reason};
 use super::roster::{Assignment, Roster};
-use super::target::{OnDown, Rules, Target};
+use super::target::{Announce, Check, OnDown, Rules, Target};
 use crate::handoff::{BackendShared, Health};
 use crate::ids::{Address, BackendId, CheckResult, End, Nanos, millis};
 
@@ -35,16 +35,17 @@ fn target(backend: &Arc<BackendShared>) -> Target {
         backend: Arc::clone(backend),
         address: Some(Address::Inet(([127, 0, 0, 1], 1000 + backend.id.0).into())),
         rules: Some(RULES),
+        check: Check::Tcp,
         on_down: OnDown::Keep,
         source: None,
+        announce: Announce::Off,
     }
 }
 
 fn finding(result: CheckResult) -> Finding {
     Finding {
-        result,
-        errno: None,
         took_ns: millis(1),
+        ..Finding::of(result)
     }
 }
 
@@ -65,7 +66,7 @@ fn next_check(roster: &mut Roster) -> (Assignment, Nanos) {
 /// The next check is made and finds `result` at once; returns when it was started.
 fn check(roster: &mut Roster, result: CheckResult) -> Nanos {
     let (assignment, at) = next_check(roster);
-    roster.hear(assignment.ticket, finding(result), at);
+    roster.hear(assignment.ticket, finding(result), None, at);
     at
 }
 
@@ -146,7 +147,7 @@ fn a_check_slower_than_the_interval_delays_the_next_one() {
     let (assignment, at) = next_check(&mut roster);
     assert_eq!(roster.take_due(Nanos(millis(60_000))).map(|_| ()), None);
     let end = at.after(millis(1_000));
-    roster.hear(assignment.ticket, finding(CheckResult::Timeout), end);
+    roster.hear(assignment.ticket, finding(CheckResult::Timeout), None, end);
     assert_eq!(next_check(&mut roster).1, end);
 }
 
@@ -184,11 +185,8 @@ fn going_down_writes_the_verdict_and_closes_sessions_where_asked() {
             steps,
             [(Health::Unknown, Health::Up), (Health::Up, Health::Down)]
         );
-        let refused = Reason::Check {
-            result: CheckResult::Refused,
-            errno: None,
-        };
-        assert_eq!((changes[1].reason, changes[1].at), (refused, at));
+        let refused = Finding::of(CheckResult::Refused).reason();
+        assert_eq!((&changes[1].reason, changes[1].at), (&refused, at));
         let latest = roster.histories()[0].report().latest;
         assert_eq!(latest.changed, Some((at, refused)));
         assert_eq!(latest.failures, 4);
@@ -292,11 +290,17 @@ fn findings_about_a_backend_that_left_or_moved_are_dropped() {
     roster.hear(
         first.ticket,
         finding(CheckResult::Refused),
+        None,
         Nanos(millis(20)),
     );
     assert_eq!(one.verdict.health(), Health::Unknown);
     assert_eq!(roster.next_due(), Some(Nanos(millis(1_000))), "grace only");
-    roster.hear(second.ticket, finding(CheckResult::Ok), Nanos(millis(20)));
+    roster.hear(
+        second.ticket,
+        finding(CheckResult::Ok),
+        None,
+        Nanos(millis(20)),
+    );
     assert_eq!(two.verdict.health(), Health::Up);
     // It moves while a check of the old address is in flight: that says nothing, the new address is checked at once.
     let (old, at) = next_check(&mut roster);
@@ -304,13 +308,13 @@ fn findings_about_a_backend_that_left_or_moved_are_dropped() {
     moved.address = Some(Address::Inet(([127, 0, 0, 2], 1).into()));
     roster.publish(vec![moved.clone()], at.after(1));
     let now = at.after(millis(3));
-    roster.hear(old.ticket, finding(CheckResult::Refused), now);
+    roster.hear(old.ticket, finding(CheckResult::Refused), None, now);
     assert_eq!(
         roster.histories()[0].report().checks[CheckResult::Refused.index()],
         0
     );
     let (new, started) = next_check(&mut roster);
-    assert_eq!((Some(new.address), started), (moved.address, now));
+    assert_eq!((Some(new.place.address), started), (moved.address, now));
 }
 
 #[test]
@@ -354,7 +358,12 @@ fn a_name_that_stops_resolving_takes_a_checked_backend_down() {
     roster.publish(vec![target], at);
     assert_eq!(backend.verdict.health(), Health::Down);
     assert!(backend.verdict.eviction().is_some());
-    roster.hear(in_flight.ticket, finding(CheckResult::Ok), at.after(1));
+    roster.hear(
+        in_flight.ticket,
+        finding(CheckResult::Ok),
+        None,
+        at.after(1),
+    );
     assert_eq!(backend.verdict.health(), Health::Down);
     assert!(roster.take_due(Nanos::NEVER).is_none());
 }
@@ -383,7 +392,12 @@ fn without_check_it_is_unknown_and_eligible_whatever_was_before() {
     assert_eq!(backend.verdict.health(), Health::Unknown);
     assert!(backend.verdict.is_eligible());
     assert_eq!(roster.take_changes()[0].reason, Reason::Unchecked);
-    roster.hear(in_flight.ticket, finding(CheckResult::Refused), at.after(1));
+    roster.hear(
+        in_flight.ticket,
+        finding(CheckResult::Refused),
+        None,
+        at.after(1),
+    );
     assert_eq!(roster.next_due(), None);
 }
 
@@ -431,7 +445,7 @@ proptest! {
                 how => (how, 0),
             };
             let found = at.after(took_ns);
-            roster.hear(assignment.ticket, finding(result), found);
+            roster.hear(assignment.ticket, finding(result), None, found);
             if backend.verdict.health() == Health::Down {
                 prop_assert!(found.since(dies) <= bound, "{} > {bound}", found.since(dies));
                 return Ok(());
@@ -473,14 +487,14 @@ proptest! {
                 1..=4 => {
                     now = now.after(millis(u64::from(dice) % 700));
                     while let Some(assignment) = roster.take_due(now) {
-                        prop_assert!(published.iter().any(|t| t.address.as_ref() == Some(&assignment.address) && t.rules.is_some()));
+                        prop_assert!(published.iter().any(|t| t.address.as_ref() == Some(&assignment.place.address) && t.rules.is_some()));
                         flying.push(assignment);
                     }
                 }
                 _ if !flying.is_empty() => {
                     let assignment = flying.swap_remove(usize::from(dice) % flying.len());
                     let result = CheckResult::ALL[usize::from(dice) % 3];
-                    roster.hear(assignment.ticket, finding(result), now);
+                    roster.hear(assignment.ticket, finding(result), None, now);
                 }
                 _ => {}
             }
@@ -497,11 +511,11 @@ proptest! {
         }
         // Let everything in flight end: then each backend that is to be checked is due, once.
         for assignment in flying.drain(..) {
-            roster.hear(assignment.ticket, finding(CheckResult::Ok), now);
+            roster.hear(assignment.ticket, finding(CheckResult::Ok), None, now);
         }
         let mut due = Vec::new();
         while let Some(assignment) = roster.take_due(Nanos::NEVER) {
-            due.push(assignment.address);
+            due.push(assignment.place.address);
         }
         let mut expected: Vec<_> = published.into_iter().filter(|t| t.rules.is_some()).filter_map(|t| t.address).collect();
         due.sort();

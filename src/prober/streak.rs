@@ -76,6 +76,8 @@ impl Streak {
             CheckResult::Timeout
             | CheckResult::Unreachable
             | CheckResult::Reset
+            | CheckResult::Closed
+            | CheckResult::Failed
             | CheckResult::Other => self.fail(1),
         }
         let next = match self.health {

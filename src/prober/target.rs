@@ -7,6 +7,8 @@ use std::sync::Arc;
 use crate::handoff::BackendShared;
 use crate::ids::Address;
 
+use super::kinds::{Redis, Udp};
+
 /// One backend to be watched. It is the same backend as before while `backend` is the same allocation: then it keeps
 /// its health, its counts and the moment of its next check, whatever else changed.
 #[derive(Clone, Debug)]
@@ -17,9 +19,63 @@ pub struct Target {
     pub address: Option<Address>,
     /// `None`: never checked, it stays `unknown` and eligible.
     pub rules: Option<Rules>,
+    /// What a check says and wants to hear.
+    pub check: Check,
     pub on_down: OnDown,
     /// Local address to check from.
     pub source: Option<IpAddr>,
+    pub announce: Announce,
+}
+
+impl Target {
+    /// Where and how to connect; `None` while the name does not resolve.
+    #[must_use]
+    pub fn place(&self) -> Option<Place> {
+        Some(Place {
+            address: self.address.clone()?,
+            source: self.source,
+            announce: self.announce,
+        })
+    }
+}
+
+/// Where and how a check connects.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub address: Address,
+    pub source: Option<IpAddr>,
+    pub announce: Announce,
+}
+
+/// A kind of check with its parameters, cheap to clone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Check {
+    /// Connecting must work.
+    Tcp,
+    Redis(Arc<Redis>),
+    Udp(Arc<Udp>),
+}
+
+/// The PROXY header that goes ahead of a check, where the pool's sessions have one: it says that this connection is the
+/// balancer's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Announce {
+    Off,
+    /// Version 1 has no word for it; an unknown client is the nearest.
+    V1,
+    V2,
+}
+
+impl Announce {
+    #[must_use]
+    pub fn header(self) -> Option<&'static [u8]> {
+        match self {
+            Announce::Off => None,
+            Announce::V1 => Some(b"PROXY UNKNOWN\r\n"),
+            // Version 2, LOCAL, no addresses, nothing follows.
+            Announce::V2 => Some(b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0"),
+        }
+    }
 }
 
 /// How a backend is checked. Intervals are from start to start; a check that takes longer delays the next one.

@@ -15,12 +15,13 @@ use tokio::time::Instant;
 use crate::handoff::Hatches;
 use crate::ids::{Clock, Nanos, millis};
 
+use super::line::Line;
 use super::report::{Finding, HealthChange, History};
 use super::ring;
 use super::roster::{Roster, Ticket};
 use super::stall::{BEAT_NS, StallWatch};
 use super::target::Target;
-use super::{IN_FLIGHT_MAX, tcp};
+use super::{IN_FLIGHT_MAX, visit};
 
 /// Checks are started at most this often, all that are due together: one wake-up, one system call to submit them.
 const TOGETHER_NS: u64 = millis(8);
@@ -38,8 +39,8 @@ pub struct Desk {
     pub changes_lost: AtomicU64,
 }
 
-/// A finding, with the check it belongs to and the moment it was made.
-type Found = (Ticket, Finding, Nanos);
+/// A finding, with the check it belongs to, what that leaves for the next one, and the moment it was made.
+type Found = (Ticket, Finding, Option<Line>, Nanos);
 
 pub struct Watch {
     pub roster: Roster,
@@ -86,8 +87,9 @@ impl Watch {
             self.gate = now.after(TOGETHER_NS);
             let (clock, stall) = (self.clock, Rc::clone(&self.stall));
             self.checks.spawn_local(async move {
-                let finding = tcp::check(&assignment, now, clock, &stall).await;
-                (assignment.ticket, finding, clock.now())
+                let ticket = assignment.ticket;
+                let (finding, kept) = visit::check(assignment, now, clock, &stall).await;
+                (ticket, finding, kept, clock.now())
             });
         }
     }
@@ -132,8 +134,8 @@ impl Watch {
     }
 
     fn hear(&mut self, found: Option<Found>) {
-        if let Some((ticket, finding, at)) = found {
-            self.roster.hear(ticket, finding, at);
+        if let Some((ticket, finding, kept, at)) = found {
+            self.roster.hear(ticket, finding, kept, at);
         }
     }
 

@@ -4,6 +4,7 @@
 //! `unsafe` is allowed here and in `uring` alone.
 
 pub mod affinity;
+pub mod datagram;
 mod doorbell;
 pub mod limits;
 pub mod listen;

@@ -97,6 +97,14 @@ pub fn set_reset_on_close(socket: BorrowedFd<'_>) -> io::Result<()> {
     SockRef::from(&socket).set_linger(Some(Duration::ZERO))
 }
 
+/// Takes [`set_reset_on_close`] back: closing sends what is left, and FIN.
+///
+/// # Errors
+/// The kernel's.
+pub fn set_fin_on_close(socket: BorrowedFd<'_>) -> io::Result<()> {
+    SockRef::from(&socket).set_linger(None)
+}
+
 /// Sends FIN after everything written so far; reading goes on.
 ///
 /// # Errors

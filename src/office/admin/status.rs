@@ -156,16 +156,18 @@ impl Checks {
         let latest = self.reports.get(&backend).map(|report| &report.latest);
         let at = |moment| stamp(self.clock.wall(moment));
         value["last_check"] = json!(latest.and_then(|latest| {
-            let finding = latest.finding?;
+            let finding = latest.finding.as_ref()?;
             Some(json!({
                 "at": at(latest.found_at?),
                 "result": finding.result.word(),
+                "reason": finding.reason().to_string(),
                 "took_ms": finding.took_ns as f64 / 1e6,
+                "role": finding.role.word(),
             }))
         }));
         value["last_change"] = json!(latest.and_then(|latest| {
-            let (moment, reason) = latest.changed?;
-            Some(json!({ "at": at(moment), "reason": reason.to_string() }))
+            let (moment, reason) = latest.changed.as_ref()?;
+            Some(json!({ "at": at(*moment), "reason": reason.to_string() }))
         }));
     }
 }
