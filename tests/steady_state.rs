@@ -145,6 +145,7 @@ fn pool_of(backend: &Arc<BackendShared>, target: SocketAddr) -> Arc<Pool> {
             keepalive: None,
             user_timeout_ms: 0,
         },
+        breaker: None,
     })
 }
 

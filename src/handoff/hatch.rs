@@ -11,6 +11,7 @@ use crate::ids::{ListenerId, WorkerId};
 use crate::sys::Doorbell;
 
 use super::counters::Tally;
+use super::ejection::Notices;
 use super::journal::Journal;
 use super::snapshot::Snapshot;
 use super::waiters::Grant;
@@ -114,6 +115,8 @@ impl Hatch {
 #[derive(Debug)]
 pub struct Hatches {
     pub workers: Vec<Arc<Hatch>>,
+    /// Changes of breakers, from whoever made them to the office.
+    pub notices: Notices,
 }
 
 impl Hatches {
@@ -123,7 +126,10 @@ impl Hatches {
         let workers = (0..workers)
             .map(|n| Hatch::new(WorkerId(n)).map(Arc::new))
             .collect::<io::Result<_>>()?;
-        Ok(Hatches { workers })
+        Ok(Hatches {
+            workers,
+            notices: Notices::default(),
+        })
     }
 
     pub fn post(&self, snapshot: &Arc<Snapshot>) {

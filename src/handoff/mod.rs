@@ -4,22 +4,32 @@
 //!
 //! What outlives a snapshot hangs on an identity: [`ListenerShared`], [`PoolShared`], [`BackendShared`].
 
+mod breaker;
+mod breaker_rules;
 mod capacity;
+mod cause;
 mod counters;
+mod ejection;
 mod hatch;
 mod journal;
 mod shared;
+mod sketch;
 mod snapshot;
 mod verdict;
 mod waiters;
 
+pub use breaker::{Breaker, BreakerState, CLIENTS_MIN, Call, Change, Entry, Kept, Trial};
+pub use breaker_rules::{BreakerRules, FAILURES_MAX, TRIALS_MAX};
 pub use capacity::{Capacity, Reservation};
+pub use cause::Why;
 pub use counters::{BUCKETS, Histogram, HistogramSum, Tally};
+pub use ejection::{Member, Notice, Notices, Referee, ejected_max, is_ejected};
 pub use hatch::{Hatch, Hatches, Mail, Transfer, WorkerCounters};
 pub use journal::{Journal, SessionRecord};
 pub use shared::{
     BackendCounters, BackendShared, ListenerCounters, ListenerShared, PoolCounters, PoolShared,
 };
+pub use sketch::client_number;
 pub use snapshot::{
     Backend, BackendOptions, Keepalive, ListenSocket, Listener, Phase, Pool, SessionTimes,
     Snapshot, Spin, Target, WaitRules,

@@ -9,6 +9,7 @@ use crate::ids::{BackendId, ConnectFailure, End, ListenerId, PoolId, Refusal, Wo
 
 use super::capacity::Capacity;
 use super::counters::{Histogram, Tally};
+use super::ejection::Referee;
 use super::verdict::Verdict;
 
 /// One worker's numbers of a listener.
@@ -48,6 +49,8 @@ pub struct PoolShared {
     pub name: String,
     /// Round robin's cursor over all workers.
     pub turn: CachePadded<AtomicU64>,
+    /// Decides which of its backends can be ejected.
+    pub referee: Referee,
     pub workers: Box<[CachePadded<PoolCounters>]>,
 }
 
@@ -58,6 +61,14 @@ pub struct BackendCounters {
     pub sessions_total: Tally,
     pub connect_attempts: Tally,
     pub connect_failures: [Tally; ConnectFailure::COUNT],
+    /// Attempts that succeeded.
+    pub connects: Tally,
+    /// Attempts that failed by no fault of ours.
+    pub connect_faults: Tally,
+    /// Sessions that the backend reset early, without a byte from it and nothing ended by the client.
+    pub early_resets: Tally,
+    /// As many of them as count as errors, see [`super::breaker`].
+    pub reset_faults: Tally,
     pub bytes_in: Tally,
     pub bytes_out: Tally,
     pub spliced_bytes: Tally,
@@ -110,6 +121,7 @@ impl PoolShared {
             id,
             name: name.to_owned(),
             turn: CachePadded::new(AtomicU64::new(0)),
+            referee: Referee::default(),
             workers: per_worker(workers, PoolCounters::default),
         }
     }
@@ -134,6 +146,10 @@ impl BackendShared {
             sessions_total: Tally::default(),
             connect_attempts: Tally::default(),
             connect_failures: std::array::from_fn(|_| Tally::default()),
+            connects: Tally::default(),
+            connect_faults: Tally::default(),
+            early_resets: Tally::default(),
+            reset_faults: Tally::default(),
             bytes_in: Tally::default(),
             bytes_out: Tally::default(),
             spliced_bytes: Tally::default(),

@@ -10,6 +10,8 @@ use crate::balance::Chooser;
 use crate::ids::{Address, ListenerId, Nanos, PoolId, SocketId};
 pub use crate::sys::Keepalive;
 
+use super::breaker_rules::BreakerRules;
+use super::ejection::Member;
 use super::shared::{BackendShared, ListenerShared, PoolShared};
 use super::waiters::Waiters;
 
@@ -92,6 +94,8 @@ pub struct Pool {
     pub connect_budget_ns: u64,
     pub times: SessionTimes,
     pub options: BackendOptions,
+    /// `None`: the pool ejects nobody.
+    pub breaker: Option<BreakerRules>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -123,6 +127,16 @@ pub struct Backend {
     pub target: Target,
     /// 1..=1000, or 0: drains.
     pub weight: u32,
+}
+
+impl Member for Backend {
+    fn backend(&self) -> &Arc<BackendShared> {
+        &self.shared
+    }
+
+    fn is_served(&self) -> bool {
+        self.weight > 0 && self.target != Target::Unresolved
+    }
 }
 
 /// Where to connect to.

@@ -1,9 +1,12 @@
 //! What is known of a backend, in atomics that the prober and the office write and every worker reads: the operator's
-//! word, the checks' word, and the order to close its sessions.
+//! word, the checks' word, the breaker, and the order to close its sessions. Checks and breaker are kept apart, so that
+//! neither's word is lost under the other's; what is shown as health is made of both.
 
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use crate::ids::End;
+
+use super::breaker::{Breaker, BreakerState};
 
 /// The operator's state of a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -14,7 +17,7 @@ pub enum Admin {
     Maintenance = 2,
 }
 
-/// The checks' state of a backend.
+/// The health of a backend. Checks never say `Ejected`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Health {
@@ -70,11 +73,13 @@ pub struct Eviction {
     pub over_ms: u32,
 }
 
-/// A backend's states. Writers are the prober (health) and the office (admin).
+/// A backend's states. Writers are the prober (health), the office (admin), and who sees the cause (breaker).
 #[derive(Debug)]
 pub struct Verdict {
     admin: AtomicU8,
+    /// The checks' word.
     health: AtomicU8,
+    pub breaker: Breaker,
     /// Whether sessions may come while health is unknown: no check is configured, or one check timeout passed.
     unknown_is_eligible: AtomicU8,
     /// epoch (32 bits), end (8), over_ms (24).
@@ -87,17 +92,26 @@ impl Verdict {
         Verdict {
             admin: AtomicU8::new(Admin::Ready as u8),
             health: AtomicU8::new(Health::Unknown as u8),
+            breaker: Breaker::default(),
             unknown_is_eligible: AtomicU8::new(u8::from(unknown_is_eligible)),
             eviction: AtomicU64::new(0),
         }
     }
 
-    /// Whether new sessions may be given to this backend, as far as operator and checks are concerned.
+    /// Whether new sessions may be given to this backend, as far as operator, checks and breaker are concerned. A half-open
+    /// breaker lets some in: who takes a place asks [`Breaker::enter`].
     #[inline]
     #[must_use]
     pub fn is_eligible(&self) -> bool {
+        self.is_sound() && self.breaker.admits()
+    }
+
+    /// The same as far as operator and checks are concerned.
+    #[inline]
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
         self.admin() == Admin::Ready
-            && match self.health() {
+            && match self.checked() {
                 Health::Up => true,
                 Health::Unknown => self.unknown_is_eligible.load(Ordering::Relaxed) != 0,
                 Health::Down | Health::Ejected | Health::WrongRole => false,
@@ -109,8 +123,21 @@ impl Verdict {
         Admin::ALL[usize::from(self.admin.load(Ordering::Relaxed)) % Admin::ALL.len()]
     }
 
+    /// Health as it is shown: what checks hold against the backend, else that it is ejected, else what they say.
     #[must_use]
     pub fn health(&self) -> Health {
+        match self.checked() {
+            Health::Up | Health::Unknown if self.breaker.state() != BreakerState::Closed => {
+                Health::Ejected
+            }
+            checked => checked,
+        }
+    }
+
+    /// The checks' word alone.
+    #[inline]
+    #[must_use]
+    pub fn checked(&self) -> Health {
         Health::ALL[usize::from(self.health.load(Ordering::Relaxed)) % Health::ALL.len()]
     }
 
@@ -118,7 +145,13 @@ impl Verdict {
         self.admin.store(admin as u8, Ordering::Release);
     }
 
+    /// Sets the checks' word.
     pub fn set_health(&self, health: Health) {
+        debug_assert_ne!(
+            health,
+            Health::Ejected,
+            "the breaker's word, not the checks'"
+        );
         self.health.store(health as u8, Ordering::Release);
     }
 

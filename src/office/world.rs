@@ -178,6 +178,7 @@ impl World {
                 keepalive: plan.keepalive.map(keepalive),
                 user_timeout_ms: milliseconds(plan.user_timeout.unwrap_or_default()),
             },
+            breaker: None,
         }
     }
 

@@ -243,7 +243,7 @@ impl Roster {
         let backend = Arc::clone(&target.backend);
         let mut entry = Entry {
             target,
-            streak: Streak::new(backend.verdict.health()),
+            streak: Streak::new(backend.verdict.checked()),
             history: Arc::new(History::new(backend)),
             next: Next::None,
             grace_ends: None,
@@ -318,7 +318,7 @@ impl Roster {
     fn settle(&mut self, entry: &mut Entry, health: Health, reason: Reason, now: Nanos) {
         entry.streak = Streak::new(health);
         self.bell = true;
-        if entry.target.backend.verdict.health() != health {
+        if entry.target.backend.verdict.checked() != health {
             self.changes.push(entry.change_health(health, reason, now));
         } else if health == Health::Down {
             entry.history.latest.lock().changed = Some((now, reason));
@@ -395,7 +395,7 @@ impl Entry {
         HealthChange {
             backend: Arc::clone(backend),
             from,
-            to,
+            to: backend.verdict.health(),
             reason,
             at: now,
         }

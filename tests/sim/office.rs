@@ -547,6 +547,7 @@ impl PoolSeat {
                 }),
                 user_timeout_ms: 0,
             },
+            breaker: None,
         }
     }
 }
