@@ -167,6 +167,12 @@ fn parts_that_do_not_fit_each_other_are_named() {
                 .replace("\"127.0.0.1:1\"", "\"unix:/run/b\""),
             "12: pool.health.port: found a port, but backend \"unix:/run/b\" has none; allowed: 0 in a pool with unix sockets",
         ),
+        (
+            with(Part::Pool, "health = { kind = \"udp\" }")
+                .replace("\"127.0.0.1:1\"", "\"unix:/run/b\""),
+            "12: pool.health.kind: found \"udp\", but backend \"unix:/run/b\" takes no datagrams; allowed: another kind in a \
+             pool with unix sockets",
+        ),
     ];
     for (text, expected) in cases {
         assert_eq!(said(&text), format!("c.toml:{expected}"), "in\n{text}");

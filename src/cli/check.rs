@@ -66,7 +66,10 @@ fn describe(out: &mut String, plan: &Plan, workers: u16) -> std::fmt::Result {
     for pool in &plan.pools {
         let check = match &pool.health {
             HealthPlan::None => "no check".to_owned(),
-            HealthPlan::Tcp(check) => format!("tcp check every {}", duration_text(check.interval)),
+            HealthPlan::Check(check) => {
+                let kind = check.kind.word();
+                format!("{kind} check every {}", duration_text(check.interval))
+            }
         };
         writeln!(
             out,

@@ -13,7 +13,7 @@ use super::desk::{Desk, Located};
 use super::listener::ListenerDraft;
 use super::place::Bind;
 use super::plan::{
-    AdminPlan, BackendAddress, BackendPlan, GlobalPlan, HealthPlan, ListenerPlan, Plan, PoolPlan,
+    AdminPlan, BackendAddress, BackendPlan, GlobalPlan, ListenerPlan, Plan, PoolPlan,
 };
 use super::pool::PoolDraft;
 
@@ -320,7 +320,7 @@ fn check_listener_port(
     ports.sort_unstable();
     ports.dedup();
     let checked_at_own_port =
-        matches!(pool.plan.health, HealthPlan::Tcp(check) if check.port.is_none());
+        matches!(pool.plan.health.check(), Some(check) if check.port.is_none());
     if checked_at_own_port && (ports.len() > 1 || ports == [0]) {
         let sentence = format!(
             "found {shown:?} behind more than one port, so a check does not know which; allowed: with pool.health.port \
@@ -330,12 +330,9 @@ fn check_listener_port(
     }
 }
 
-/// A check at another port cannot reach a backend that has no ports.
+/// A check at another port cannot reach a backend that has no ports, nor datagrams one that takes streams.
 fn check_unix_checks(desk: &mut Desk<'_>, pools: &[PoolDraft]) {
     for pool in pools {
-        let Some(at) = pool.check_port_at else {
-            continue;
-        };
         let unix = pool
             .backends
             .iter()
@@ -346,7 +343,20 @@ fn check_unix_checks(desk: &mut Desk<'_>, pools: &[PoolDraft]) {
                 },
                 None => None,
             });
-        if let Some(path) = unix {
+        let Some(path) = unix else {
+            continue;
+        };
+        if let Some(check) = pool.plan.health.check()
+            && check.kind.is_datagram()
+        {
+            let sentence = format!(
+                "found {:?}, but backend \"unix:{}\" takes no datagrams; allowed: another kind in a pool with unix sockets",
+                check.kind.word(),
+                path.display()
+            );
+            desk.fault(pool.check_kind_at, "pool.health.kind", sentence);
+        }
+        if let Some(at) = pool.check_port_at {
             let sentence = format!(
                 "found a port, but backend \"unix:{}\" has none; allowed: 0 in a pool with unix sockets",
                 path.display()

@@ -1,10 +1,11 @@
-//! Reads `[pool.health]`.
+//! Reads `[pool.health]`: what all kinds of checks have in common. What each kind says is read by `kinds`.
 
 use std::time::Duration;
 
+use super::check_plan::{CheckKind, CheckPlan, HealthPlan};
 use super::desk::{Desk, Located};
-use super::measure::{HOUR, MILLISECOND, Refusal, any_text, duration, whole, word};
-use super::plan::{HealthPlan, TcpCheck};
+use super::kinds::read_kind_keys;
+use super::measure::{HOUR, MILLISECOND, Refusal, duration, whole, word};
 use super::section::{Section, Value};
 
 /// The keys that only some kinds have, and those kinds.
@@ -26,32 +27,36 @@ const KEYS_OF_KINDS: &[(&str, &str)] = &[
 const KINDS: &[(&str, Option<&str>)] = &[
     ("none", Some("none")),
     ("tcp", Some("tcp")),
-    ("send-expect", None),
-    ("http", None),
+    ("send-expect", Some("send-expect")),
+    ("http", Some("http")),
     ("postgres", None),
     ("mysql", None),
-    ("redis", None),
-    ("dns", None),
-    ("udp", None),
+    ("redis", Some("redis")),
+    ("dns", Some("dns")),
+    ("udp", Some("udp")),
 ];
 
-const ROLES: &[(&str, Option<()>)] = &[
-    ("any", Some(())),
-    ("primary", Some(())),
-    ("replica", Some(())),
-];
+/// A health table as it was read, and where two of its keys stand.
+pub(super) struct HealthDraft {
+    pub plan: HealthPlan,
+    /// `kind`, or else the table.
+    pub kind_at: usize,
+    /// `port`, if it is given.
+    pub port_at: Option<usize>,
+}
 
-/// The plan, and where `port` stands if it is given.
-pub(super) fn read_health(desk: &mut Desk<'_>, pool: &mut Section) -> (HealthPlan, Option<usize>) {
+pub(super) fn read_health(desk: &mut Desk<'_>, pool: &mut Section) -> HealthDraft {
     let path = pool.key("health");
     let mut table = pool
         .table(desk, "health")
         .unwrap_or_else(|| Section::absent(&path, pool.at()));
+    let kind_at = table.place_of("kind");
     let kind = read_kind(desk, &mut table);
     let port: Option<Located<u16>> = table
         .read_located(desk, "port", whole(0..=65_535))
         .filter(|port| port.value != 0);
-    let check = TcpCheck {
+    let mut check = CheckPlan {
+        kind: CheckKind::Tcp,
         interval: table
             .read(desk, "interval", duration(10 * MILLISECOND, HOUR))
             .unwrap_or(Duration::from_secs(2)),
@@ -65,14 +70,21 @@ pub(super) fn read_health(desk: &mut Desk<'_>, pool: &mut Section) -> (HealthPla
         fall: table.read(desk, "fall", whole(1..=1000)).unwrap_or(3),
         port: port.as_ref().map(|port| port.value),
     };
-    read_keys_of_kinds(desk, &mut table, &kind);
+    refuse_keys_of_others(desk, &mut table, &kind);
+    if let Some(kind) = read_kind_keys(desk, &mut table, &kind) {
+        check.kind = kind;
+    }
     table.finish(desk);
     let plan = if kind == "none" {
         HealthPlan::None
     } else {
-        HealthPlan::Tcp(check)
+        HealthPlan::Check(check)
     };
-    (plan, port.map(|port| port.at))
+    HealthDraft {
+        plan,
+        kind_at,
+        port_at: port.map(|port| port.at),
+    }
 }
 
 /// The kind's word, also if this version cannot do it: that is noted, but the other keys are judged by it.
@@ -93,23 +105,25 @@ fn read_kind(desk: &mut Desk<'_>, table: &mut Section) -> String {
     }
 }
 
-fn read_keys_of_kinds(desk: &mut Desk<'_>, table: &mut Section, kind: &str) {
-    let known_kind = KINDS.iter().any(|(word, _)| *word == kind);
+/// Notes keys that another kind has, and names it. Beside a kind that cannot be read yet all of them are let pass.
+fn refuse_keys_of_others(desk: &mut Desk<'_>, table: &mut Section, kind: &str) {
+    let known = KINDS.iter().any(|(word, _)| *word == kind);
+    let can = KINDS
+        .iter()
+        .any(|(word, can)| *word == kind && can.is_some());
     for &(key, kinds) in KEYS_OF_KINDS {
         let belongs = kinds.split(" | ").any(|owner| owner == kind);
-        table.read(desk, key, |value| {
-            if known_kind && !belongs {
-                return Err(Refusal::Misplaced {
-                    here: format!("kind = {kind:?}"),
-                    only: format!("kind = {kinds}"),
-                });
+        if belongs && can {
+            continue;
+        }
+        table.read(desk, key, |_| {
+            if !known || belongs {
+                return Ok(());
             }
-            match (key, value) {
-                ("role", value) => word(ROLES)(value),
-                ("step", Value::List(_)) => Ok(()),
-                ("step", _) => Refusal::allowed("a list of steps"),
-                (_, value) => any_text(value).map(|_| ()),
-            }
+            Err(Refusal::Misplaced {
+                here: format!("kind = {kind:?}"),
+                only: format!("kind = {kinds}"),
+            })
         });
     }
 }

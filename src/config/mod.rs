@@ -5,13 +5,16 @@
 //! commands call it; the data plane never sees it.
 
 pub mod budget;
+mod check_plan;
 mod crossing;
 mod desk;
 mod extras;
 mod fault;
 mod global;
 mod health;
+mod kinds;
 mod listener;
+mod login;
 mod measure;
 mod options;
 mod place;
@@ -30,13 +33,16 @@ use crossing::{Drafts, cross};
 use desk::Desk;
 use section::Section;
 
+pub use check_plan::{
+    CheckKind, CheckPlan, DnsPlan, Expect, HealthPlan, HttpPlan, LoginPlan, Pattern, Said,
+    StepPlan, UdpPlan,
+};
 pub use fault::{ConfigError, Fault};
 pub use measure::{Rate, duration_of, rate_of, shown as duration_text};
 pub use place::backend_address_of;
 pub use plan::{
-    AccessLog, AdminPlan, Algorithm, BackendAddress, BackendPlan, GlobalPlan, HashKey, HealthPlan,
-    Host, Keepalive, ListenerPlan, LogFormat, OnFin, OnLoss, Plan, PoolPlan, Spin, TcpCheck,
-    WaitPlan,
+    AccessLog, AdminPlan, Algorithm, BackendAddress, BackendPlan, GlobalPlan, HashKey, Host,
+    Keepalive, ListenerPlan, LogFormat, OnFin, OnLoss, Plan, PoolPlan, Spin, WaitPlan,
 };
 
 /// A larger file is refused unread: it is not a configuration but a mistake (a device, a log).

@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use crate::ids::Address;
 
+use super::check_plan::HealthPlan;
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
     pub global: GlobalPlan,
@@ -174,25 +176,6 @@ pub enum OnLoss {
     },
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HealthPlan {
-    None,
-    Tcp(TcpCheck),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TcpCheck {
-    /// Each round takes it ± 10 %.
-    pub interval: Duration,
-    /// While rising or falling.
-    pub fast_interval: Duration,
-    pub timeout: Duration,
-    pub rise: u32,
-    pub fall: u32,
-    /// `None`: the backend's own port; see [`Plan::check_port`].
-    pub port: Option<u16>,
-}
-
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BackendPlan {
     pub name: String,
@@ -246,15 +229,12 @@ impl fmt::Display for BackendAddress {
 }
 
 impl Plan {
-    /// The port at which a TCP check reaches a backend: the health table's, else the backend's own, else (for
+    /// The port at which a check reaches a backend: the health table's, else the backend's own, else (for
     /// `host:+offset`) the one that follows from the only port of the pool's listeners. `None` for unix sockets.
     #[must_use]
     pub fn check_port(&self, pool: usize, backend: usize) -> Option<u16> {
         let plan = self.pools.get(pool)?;
-        let explicit = match plan.health {
-            HealthPlan::Tcp(check) => check.port,
-            HealthPlan::None => None,
-        };
+        let explicit = plan.health.check().and_then(|check| check.port);
         match &plan.backends.get(backend)?.address {
             BackendAddress::Fixed(Address::Unix(_)) => None,
             BackendAddress::Fixed(Address::Inet(address)) => explicit.or(Some(address.port())),

@@ -31,6 +31,8 @@ const ALGORITHMS: &[(&str, Option<Algorithm>)] = &[
 /// A pool that has not been compared with the rest of the file.
 pub(super) struct PoolDraft {
     pub name: Option<Located<String>>,
+    /// Where `health.kind` stands, or else its table.
+    pub check_kind_at: usize,
     /// Where `health.port` stands, if it is given.
     pub check_port_at: Option<usize>,
     pub backends: Vec<BackendDraft>,
@@ -48,7 +50,7 @@ pub(super) struct BackendDraft {
 
 pub(super) fn read_pool(desk: &mut Desk<'_>, mut table: Section) -> PoolDraft {
     let found_name = table.require(desk, "name", "a name of its own", name);
-    let (health, check_port_at) = read_health(desk, &mut table);
+    let health = read_health(desk, &mut table);
     let plan = PoolPlan {
         name: String::new(),
         algorithm: table
@@ -84,7 +86,7 @@ pub(super) fn read_pool(desk: &mut Desk<'_>, mut table: Section) -> PoolDraft {
         on_drain: table
             .read(desk, "on_drain", on_loss)
             .unwrap_or(OnLoss::Keep),
-        health,
+        health: health.plan,
         backends: Vec::new(),
     };
     let discovered = read_extras(desk, &mut table);
@@ -92,7 +94,8 @@ pub(super) fn read_pool(desk: &mut Desk<'_>, mut table: Section) -> PoolDraft {
     table.finish(desk);
     PoolDraft {
         name: found_name,
-        check_port_at,
+        check_kind_at: health.kind_at,
+        check_port_at: health.port_at,
         backends,
         plan,
     }

@@ -6,30 +6,31 @@
 
 use std::time::Duration;
 
-use super::plan::{HealthPlan, Plan, PoolPlan, TcpCheck};
+use super::check_plan::{CheckPlan, HealthPlan};
+use super::plan::{Plan, PoolPlan};
 
 /// From a backend's falling silent (no answer, no refusal) until it is down.
 #[must_use]
-pub fn silent_found_within(check: &TcpCheck) -> Duration {
+pub fn silent_found_within(check: &CheckPlan) -> Duration {
     // Dead right after a check began: that one may still go well.
     last_start(check, check.fall) + check.timeout
 }
 
 /// From a backend's refusing connections until it is down.
 #[must_use]
-pub fn refusing_found_within(check: &TcpCheck) -> Duration {
+pub fn refusing_found_within(check: &CheckPlan) -> Duration {
     let checks = check.fall.div_ceil(2);
     gap(check.interval, check.timeout) + late(check.fast_interval) * (checks - 1)
 }
 
 /// From a backend's answering again, each time only just in time, until it is up.
 #[must_use]
-pub fn revival_found_within(check: &TcpCheck) -> Duration {
+pub fn revival_found_within(check: &CheckPlan) -> Duration {
     last_start(check, check.rise) + check.timeout
 }
 
 /// When the last of so many checks in a row begins, none of which began before the change.
-fn last_start(check: &TcpCheck, checks: u32) -> Duration {
+fn last_start(check: &CheckPlan, checks: u32) -> Duration {
     gap(check.interval, check.timeout) + gap(check.fast_interval, check.timeout) * (checks - 1)
 }
 
@@ -77,7 +78,13 @@ fn pool_sentences(pool: &PoolPlan) -> [String; 2] {
              client {}",
             seconds(pool.connect_timeout.min(connecting))
         ),
-        HealthPlan::Tcp(check) => format!(
+        HealthPlan::Check(check) if check.kind.passes_silence() => format!(
+            "pool {name}: a backend whose host refuses datagrams is found within {}; a silent one is not found, because no \
+             answer is expected; one that is back, within {}",
+            seconds(refusing_found_within(check)),
+            seconds(revival_found_within(check))
+        ),
+        HealthPlan::Check(check) => format!(
             "pool {name}: a dead backend is found within {} ({} if it refuses connections); one that is back, within {}",
             seconds(silent_found_within(check)),
             seconds(refusing_found_within(check)),
@@ -126,9 +133,9 @@ mod tests {
         parse(&text, "test.toml", &|_| None).unwrap()
     }
 
-    fn check(text: &str) -> TcpCheck {
+    fn check(text: &str) -> CheckPlan {
         match plan(&format!("[pool.health]\n{text}")).pools[0].health {
-            HealthPlan::Tcp(check) => check,
+            HealthPlan::Check(ref check) => check.clone(),
             HealthPlan::None => panic!("the plan has no check"),
         }
     }
@@ -141,6 +148,16 @@ mod tests {
         // 2.2, then 0.55: two refusals count as four failures.
         assert_eq!(refusing_found_within(&check), Duration::from_millis(2750));
         assert_eq!(revival_found_within(&check), Duration::from_millis(4200));
+    }
+
+    #[test]
+    fn where_silence_passes_only_a_refusal_is_found() {
+        let plan = plan("[pool.health]\nkind = \"udp\"");
+        assert_eq!(
+            sentences(&plan)[0],
+            "pool p: a backend whose host refuses datagrams is found within 2.75 s; a silent one is not found, because no \
+             answer is expected; one that is back, within 4.2 s"
+        );
     }
 
     #[test]

@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
-use crate::config::{HealthPlan, OnLoss, TcpCheck};
+use crate::config::{self, BackendAddress, CheckKind, CheckPlan, HealthPlan, OnLoss, StepPlan};
 use crate::handoff::{Health, Target};
 use crate::ids::{Address, Clock};
-use crate::prober::{Announce, Check, OnDown, Prober, Rules, Target as Watched};
+use crate::prober::{
+    Announce, Check, Dns, Expect, Http, OnDown, Prober, Redis, Rules, SendExpect, Step,
+    Target as Watched, Udp,
+};
 
 use super::board::Board;
 use super::failure::Failure;
@@ -37,11 +40,8 @@ pub fn targets(world: &World) -> Vec<Watched> {
             targets.push(Watched {
                 backend: Arc::clone(&world.backends[p][b]),
                 address: address.and_then(|target| check_address(target, port)),
-                rules: match pool.health {
-                    HealthPlan::None => None,
-                    HealthPlan::Tcp(check) => Some(rules(check)),
-                },
-                check: Check::Tcp,
+                rules: pool.health.check().map(rules),
+                check: check(&pool.health, &backend.address),
                 on_down: match pool.on_down {
                     OnLoss::Keep => OnDown::Keep,
                     OnLoss::Close { over } => OnDown::Close {
@@ -70,7 +70,62 @@ fn check_address(target: Target, port: Option<u16>) -> Option<Address> {
     }
 }
 
-fn rules(check: TcpCheck) -> Rules {
+/// What the prober is to say and to hear.
+fn check(health: &HealthPlan, address: &BackendAddress) -> Check {
+    let Some(plan) = health.check() else {
+        return Check::Tcp;
+    };
+    match &plan.kind {
+        CheckKind::Tcp => Check::Tcp,
+        CheckKind::SendExpect(steps) => {
+            let steps = steps.iter().map(step).collect();
+            Check::SendExpect(Arc::new(SendExpect { steps }))
+        }
+        CheckKind::Http(http) => {
+            let host = match (&http.host, address) {
+                (Some(host), _) => host.clone(),
+                (None, BackendAddress::Fixed(Address::Unix(_))) => "localhost".to_owned(),
+                (None, BackendAddress::ListenerPort { host, .. }) => host.to_string(),
+                (None, address) => address.to_string(),
+            };
+            Check::Http(Arc::new(Http::new(
+                http.method,
+                &http.path,
+                &host,
+                &http.status,
+            )))
+        }
+        CheckKind::Redis(login) => Check::Redis(Arc::new(Redis::new(
+            login.user.as_deref(),
+            login.password.as_ref(),
+            login
+                .database
+                .as_ref()
+                .and_then(|number| number.parse().ok()),
+            login.role.is_some(),
+        ))),
+        CheckKind::Dns(dns) => Check::Dns(Arc::new(Dns {
+            name: dns.name.clone(),
+            record: dns.record,
+        })),
+        CheckKind::Udp(udp) => Check::Udp(Arc::new(Udp {
+            send: udp.send.0.clone(),
+            expect: udp.expect.as_ref().map(|said| said.0.clone()),
+        })),
+    }
+}
+
+fn step(plan: &StepPlan) -> Step {
+    Step {
+        send: plan.send.0.clone(),
+        expect: plan.expect.as_ref().map(|expect| match expect {
+            config::Expect::Bytes(said) => Expect::Bytes(said.0.clone()),
+            config::Expect::Pattern(pattern) => Expect::Pattern(pattern.0.clone()),
+        }),
+    }
+}
+
+fn rules(check: &CheckPlan) -> Rules {
     Rules {
         interval_ns: nanoseconds(check.interval),
         fast_interval_ns: nanoseconds(check.fast_interval),

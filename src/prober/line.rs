@@ -126,7 +126,8 @@ impl Line {
             let socket = self.socket.take().ok_or(Break::Closed)?;
             let descriptor = socket.as_raw_fd();
             let answer = ring::send(socket, buffer, sent);
-            let (result, socket, back) = answered(answer, descriptor, self.deadline).await?;
+            let answer = answered(answer, descriptor, self.deadline).await;
+            let (result, socket, back) = answer.map_err(|_| Break::Timeout)?;
             self.socket = Some(socket);
             buffer = back;
             sent += result.map_err(|error| kernel(&error))?;
@@ -150,10 +151,17 @@ impl Line {
         let descriptor = socket.as_raw_fd();
         let buffer = std::mem::take(&mut self.buffer);
         let answer = ring::receive(socket, buffer, self.filled);
-        let answer = answered(answer, descriptor, self.deadline).await;
-        let Ok((result, socket, buffer)) = answer else {
-            (self.read, self.filled) = (0, 0);
-            return Err(Break::Timeout);
+        let (result, socket, buffer) = match answered(answer, descriptor, self.deadline).await {
+            Ok(answer) => answer,
+            Err(Some((_, _, buffer))) => {
+                // What had come before is still worth telling.
+                self.buffer = buffer;
+                return Err(Break::Timeout);
+            }
+            Err(None) => {
+                (self.read, self.filled) = (0, 0);
+                return Err(Break::Timeout);
+            }
         };
         self.socket = Some(socket);
         self.buffer = buffer;
@@ -258,18 +266,19 @@ pub fn is_our_shortage(errno: i32) -> bool {
 pub async fn dial(socket: OwnedFd, address: SockAddr, deadline: Instant) -> Result<OwnedFd, Break> {
     let descriptor = socket.as_raw_fd();
     let answer = ring::connect(socket, address);
-    let (result, socket) = answered(answer, descriptor, deadline).await?;
+    let answer = answered(answer, descriptor, deadline).await;
+    let (result, socket) = answer.map_err(|_| Break::Timeout)?;
     result.map_err(|error| kernel(&error))?;
     Ok(socket)
 }
 
-/// Waits for an operation that owns the socket `descriptor`. Past the deadline it is cancelled, and what it held is let
-/// go with its answer.
+/// Waits for an operation that owns the socket `descriptor`. Past the deadline it is cancelled, and its answer is an error,
+/// if there is one: the socket in it must not be used any more.
 async fn answered<D: Unpin + 'static, T>(
     mut answer: InFlightOneshot<D, T>,
     descriptor: RawFd,
     deadline: Instant,
-) -> Result<T::Output, Break>
+) -> Result<T::Output, Option<T::Output>>
 where
     T: OneshotOutputTransform<StoredData = D> + Unpin + 'static,
 {
@@ -279,8 +288,8 @@ where
     // The socket is the operation's until it answers, so the number still names it.
     let cancelled = async {
         let _ = ring::cancel(descriptor).await;
-        let _ = answer.await;
+        answer.await
     };
-    let _ = tokio::time::timeout(CANCEL_WITHIN, cancelled).await;
-    Err(Break::Timeout)
+    let late = tokio::time::timeout(CANCEL_WITHIN, cancelled).await;
+    Err(late.ok())
 }

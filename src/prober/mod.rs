@@ -43,7 +43,8 @@ use self::roster::Roster;
 use self::stall::StallWatch;
 use self::watch::{Desk, Watch};
 
-pub use kinds::{Redis, Udp};
+pub use crate::wire::expect::Expect;
+pub use kinds::{Dns, Http, Redis, SendExpect, Step, Udp};
 pub use report::{BackendReport, Finding, HealthChange, Latest, Reason};
 pub use target::{Announce, Check, OnDown, Rules, Target};
 pub use words::Words;

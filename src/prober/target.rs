@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::handoff::BackendShared;
 use crate::ids::Address;
 
-use super::kinds::{Redis, Udp};
+use super::kinds::{Dns, Http, Redis, SendExpect, Udp};
 
 /// One backend to be watched. It is the same backend as before while `backend` is the same allocation: then it keeps
 /// its health, its counts and the moment of its next check, whatever else changed.
@@ -52,7 +52,10 @@ pub struct Place {
 pub enum Check {
     /// Connecting must work.
     Tcp,
+    SendExpect(Arc<SendExpect>),
+    Http(Arc<Http>),
     Redis(Arc<Redis>),
+    Dns(Arc<Dns>),
     Udp(Arc<Udp>),
 }
 

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ringway::config::{
-    AccessLog, Algorithm, BackendAddress, HashKey, HealthPlan, Host, Keepalive, LogFormat, OnFin,
-    OnLoss, Spin, TcpCheck, backend_address_of, load,
+    AccessLog, Algorithm, BackendAddress, CheckKind, CheckPlan, DnsPlan, Expect, HashKey,
+    HealthPlan, Host, Keepalive, LogFormat, OnFin, OnLoss, Said, Spin, UdpPlan, backend_address_of,
+    load,
 };
 use ringway::ids::Address;
 
@@ -69,7 +70,8 @@ fn defaults_are_those_of_the_specification() {
     assert_eq!((pool.on_down, pool.on_drain), (OnLoss::Keep, OnLoss::Keep));
     assert_eq!(
         pool.health,
-        HealthPlan::Tcp(TcpCheck {
+        HealthPlan::Check(CheckPlan {
+            kind: CheckKind::Tcp,
             interval: seconds(2),
             fast_interval: Duration::from_millis(500),
             timeout: seconds(1),
@@ -276,6 +278,64 @@ fn backend_addresses_of_every_form() {
     ] {
         assert_eq!(backend_address_of(wrong), None, "{wrong}");
     }
+}
+
+fn check_of(health: &str) -> CheckKind {
+    let line = format!("health = {{ {health} }}");
+    let plan = fine(&with(Part::Pool, &line));
+    let check = plan.pools[0].health.check();
+    check.expect("a check").kind.clone()
+}
+
+#[test]
+fn each_kind_of_check_reads_its_keys() {
+    let said = |text: &[u8]| Said(text.to_vec());
+    let dialogue = "kind = \"send-expect\", step = [{ expect_regex = \"^220 \" }, { send = \"QUIT\\r\\n\", expect = \"hex:323231\" }]";
+    let CheckKind::SendExpect(steps) = check_of(dialogue) else {
+        panic!("another kind");
+    };
+    assert!(matches!(&steps[0].expect, Some(Expect::Pattern(p)) if p.0.as_str() == "^220 "));
+    assert_eq!(steps[0].send, said(b""));
+    assert_eq!(steps[1].send, said(b"QUIT\r\n"));
+    assert_eq!(steps[1].expect, Some(Expect::Bytes(said(b"221"))));
+
+    let CheckKind::Http(http) = check_of("kind = \"http\"") else {
+        panic!("another kind");
+    };
+    assert_eq!(
+        (http.method, &*http.path, http.host),
+        ("HEAD", "/health", None)
+    );
+    assert_eq!(http.status, [(200, 399)]);
+
+    let dns = check_of("kind = \"dns\", query = \"example.com. AAAA\"");
+    let name = "example.com".to_owned();
+    assert_eq!(dns, CheckKind::Dns(DnsPlan { name, record: 28 }));
+
+    let udp = check_of("kind = \"udp\", send = \"hex:ff\"");
+    let (send, expect) = (said(b"\xff"), None);
+    assert_eq!(udp, CheckKind::Udp(UdpPlan { send, expect }));
+}
+
+#[test]
+fn a_password_is_read_at_load_and_never_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("password");
+    std::fs::write(&file, "s3cret-of-ours\n").unwrap();
+    let text = format!(
+        "kind = \"redis\", user = \"probe\", password_file = \"{}\", database = \"2\", role = \"any\"",
+        file.display()
+    );
+    let CheckKind::Redis(login) = check_of(&text) else {
+        panic!("another kind");
+    };
+    assert_eq!(login.user.as_deref(), Some("probe"));
+    assert_eq!(login.database.as_deref(), Some("2"));
+    assert_eq!(login.role, None);
+    let password = login.password.as_ref().unwrap();
+    assert_eq!(password.bytes(), b"s3cret-of-ours");
+    // `ringway check --defaults` prints the plan like this.
+    assert!(!format!("{login:#?}").contains("s3cret"));
 }
 
 #[test]

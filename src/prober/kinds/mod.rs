@@ -4,7 +4,10 @@
 //! Deadlines are the lines' business. A kind must never wait for anything else, and never try a server more often than
 //! once (twice where a line kept from the last check turned out to be at its end).
 
+mod dns;
+mod http;
 mod redis;
+mod send_expect;
 mod tcp;
 mod udp;
 
@@ -12,7 +15,10 @@ use super::report::Finding;
 use super::target::Check;
 use super::visit::Visit;
 
+pub use dns::Dns;
+pub use http::Http;
 pub use redis::Redis;
+pub use send_expect::{SendExpect, Step};
 pub use udp::Udp;
 
 /// One kind of check, with its parameters.
@@ -25,6 +31,9 @@ trait Kind {
 pub async fn check(check: &Check, visit: &mut Visit) -> Finding {
     match check {
         Check::Tcp => tcp::Tcp.check(visit).await,
+        Check::SendExpect(dialogue) => dialogue.check(visit).await,
+        Check::Http(http) => http.check(visit).await,
+        Check::Dns(dns) => dns.check(visit).await,
         Check::Redis(redis) => redis.check(visit).await,
         Check::Udp(udp) => udp.check(visit).await,
     }
