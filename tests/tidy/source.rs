@@ -224,6 +224,10 @@ fn take_tree<'a>(rest: &'a str, prefix: &[String], found: &mut Vec<Vec<String>>)
             // Past a star, or a new name.
             inner = inner.find([',', '}']).map_or("", |at| &inner[at..]);
             match inner.strip_prefix(',') {
+                // A comma behind the last one.
+                Some(next) if next.trim_start().starts_with('}') => {
+                    return &next.trim_start()[1..];
+                }
                 Some(next) => inner = next,
                 None => return inner.get(1..).unwrap_or_default(),
             }
@@ -270,6 +274,7 @@ fn literals_and_comments_are_blanked_and_nothing_else() {
 fn use_trees_are_taken_apart() {
     let joined = |tree: &str| -> Vec<String> { paths(tree).iter().map(|p| p.join("::")).collect() };
     assert_eq!(joined("a::b;"), ["a::b"]);
+    assert_eq!(joined("a::{\n b,\n c,\n};"), ["a::b", "a::c"]);
     assert_eq!(
         joined("{a::{b, c::d}, e};  more, than::that"),
         ["a::b", "a::c::d", "e"]
