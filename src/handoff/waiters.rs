@@ -1,11 +1,14 @@
 //! Clients that wait for a backend, first come first served over all workers: one bounded queue of tickets per pool.
 //! Whoever frees capacity pops the oldest ticket, reserves for it, and posts a [`Grant`] to the ticket's owner.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crossbeam::queue::ArrayQueue;
 
-use crate::ids::{BackendId, PoolId, SessionKey, WorkerId};
+use crate::ids::{PoolId, SessionKey, WorkerId};
+
+use super::shared::BackendShared;
 
 /// A waiting session's place in the queue. Its session may have left meanwhile: then the ticket is stale.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,13 +20,22 @@ pub struct Ticket {
 }
 
 /// A backend for a waiting session. Its capacity is reserved already if `reserved`: the receiver uses it, or passes
-/// it on.
-#[derive(Clone, Copy, Debug)]
+/// it on. It holds on to the backend: a reload may take it out of the receiver's tables while the grant is on its way.
+#[derive(Debug)]
 pub struct Grant {
     pub session: SessionKey,
     pub pool: PoolId,
-    pub backend: BackendId,
+    pub backend: Arc<BackendShared>,
     pub reserved: bool,
+}
+
+impl Grant {
+    /// Gives its place back: nobody uses it.
+    pub fn release(&self) {
+        if self.reserved {
+            self.backend.capacity.release();
+        }
+    }
 }
 
 /// The queue of one pool.
@@ -32,6 +44,8 @@ pub struct Waiters {
     size: u32,
     live: AtomicU32,
     tickets: ArrayQueue<Ticket>,
+    /// Taken once and not served: older than all others.
+    returned: ArrayQueue<Ticket>,
 }
 
 impl Waiters {
@@ -43,6 +57,7 @@ impl Waiters {
             size,
             live: AtomicU32::new(0),
             tickets: ArrayQueue::new((size as usize * 2).max(1)),
+            returned: ArrayQueue::new((size as usize).max(1)),
         }
     }
 
@@ -84,10 +99,12 @@ impl Waiters {
         room
     }
 
-    /// Puts a ticket back that was taken and could not be served; its client still counts as waiting.
+    /// Puts a ticket back that was taken and could not be served: it is the next to be taken. Its client still counts as
+    /// waiting.
     #[must_use]
     pub fn put_back(&self, ticket: Ticket) -> bool {
-        self.tickets.push(ticket).is_ok()
+        let first = self.returned.push(ticket);
+        first.or_else(|ticket| self.tickets.push(ticket)).is_ok()
     }
 
     /// A session stopped waiting: it was granted a backend, or it left. Its owner calls this, once per joined session.
@@ -99,7 +116,7 @@ impl Waiters {
     /// The oldest ticket, live or stale.
     #[must_use]
     pub fn oldest(&self) -> Option<Ticket> {
-        self.tickets.pop()
+        self.returned.pop().or_else(|| self.tickets.pop())
     }
 }
 
@@ -131,5 +148,18 @@ mod tests {
         assert_eq!(waiters.oldest(), Some(ticket(2)));
         assert_eq!(waiters.oldest(), Some(ticket(4)));
         assert_eq!(waiters.oldest(), None);
+    }
+
+    #[test]
+    fn who_was_taken_in_vain_is_taken_next() {
+        let waiters = Waiters::new(3);
+        for slot in 1..=3 {
+            assert!(waiters.join(ticket(slot)));
+        }
+        let first = waiters.oldest().unwrap();
+        assert!(waiters.put_back(first));
+        let order: Vec<_> = std::iter::from_fn(|| waiters.oldest()).collect();
+        assert_eq!(order, [ticket(1), ticket(2), ticket(3)]);
+        assert_eq!(waiters.live(), 3);
     }
 }

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::balance::{Algorithm, Candidates, Draw, hash_client};
-use crate::handoff::{Capacity, Grant, Pool, Reservation, Snapshot, Target, Ticket};
+use crate::handoff::{
+    BackendShared, Capacity, Grant, Pool, Reservation, Snapshot, Target, Ticket,
+};
 use crate::ids::{BackendId, PoolId, SessionKey, Side};
 use crate::session::{Event, Phase};
 use crate::uring::Kernel;
@@ -36,8 +38,8 @@ impl Candidates for Field<'_> {
 }
 
 /// A backend with a place on it.
-struct Reserved {
-    backend: BackendId,
+struct Reserved<'a> {
+    backend: &'a Arc<BackendShared>,
     held: bool,
 }
 
@@ -46,10 +48,8 @@ impl<K: Kernel> Worker<K> {
         let Some(tenant) = self.slots.get_mut(key) else {
             return;
         };
-        let (pool, hash, first) = (tenant.pool, tenant.hash, tenant.tried().is_empty());
-        let tried: [BackendId; super::tenant::TRIED_MAX] =
-            std::array::from_fn(|i| *tenant.tried().get(i).unwrap_or(&BackendId(0)));
-        let tried_count = tenant.tried().len();
+        let (pool, hash, tried) = (tenant.pool, tenant.hash, tenant.tried());
+        let first = tried.is_empty();
         let random = self.random();
         let Some(pool) = self.world.pool(pool).cloned() else {
             self.answer(key, Event::NoneOpen);
@@ -60,10 +60,10 @@ impl<K: Kernel> Worker<K> {
         let found = if queue_first {
             None
         } else {
-            reserve(&pool, &tried[..tried_count], hash, random)
+            reserve(&pool, &tried, hash, random)
         };
         let (found, repeated) = match found {
-            None if tried_count > 0 => (reserve(&pool, &[], hash, random), true),
+            None if !first => (reserve(&pool, &[], hash, random), true),
             found => (found, false),
         };
         match found {
@@ -75,18 +75,19 @@ impl<K: Kernel> Worker<K> {
         }
     }
 
-    /// The session now counts on this backend.
-    fn take_backend(&mut self, key: SessionKey, backend: BackendId, held: bool) {
-        if let Some(counters) = self.world.backend_counters(backend) {
-            counters.active.fetch_add(1, Ordering::Relaxed);
-            counters.sessions_total.add(1);
-        }
-        if let Some(tenant) = self.slots.get_mut(key) {
-            tenant.backend = Some(backend);
-            tenant.backend_counted = true;
-            tenant.backend_reserved = held;
-            tenant.remember_tried(backend);
-        }
+    /// The session now counts on this backend, which is one of this worker's world and stays there as long as anybody
+    /// counts on it.
+    fn take_backend(&mut self, key: SessionKey, backend: &BackendShared, held: bool) {
+        let Some(tenant) = self.slots.get_mut(key) else {
+            return;
+        };
+        tenant.backend = Some(backend.id);
+        tenant.backend_counted = true;
+        tenant.backend_reserved = held;
+        tenant.remember_tried(backend.id);
+        let counters = backend.of(self.world.worker);
+        counters.active.fetch_add(1, Ordering::Relaxed);
+        counters.sessions_total.add(1);
     }
 
     /// The session leaves its backend: a place is free, and whoever waits longest gets it.
@@ -183,18 +184,18 @@ impl<K: Kernel> Worker<K> {
             }
             let random = self.random();
             let Some(reserved) = reserve(&pool, &[], ticket.hash, random) else {
-                // Another worker was faster. Rejoining at the end is unfair once, and only to this one.
+                // Another worker was faster.
                 let _ = pool.waiters.put_back(ticket);
                 return;
             };
             let grant = Grant {
                 session: ticket.session,
                 pool: id,
-                backend: reserved.backend,
+                backend: Arc::clone(reserved.backend),
                 reserved: reserved.held,
             };
             if ticket.worker == self.world.worker {
-                self.accept_grant(grant);
+                self.accept_grant(&grant);
             } else {
                 self.post_grant(&pool, ticket, grant);
             }
@@ -207,20 +208,14 @@ impl<K: Kernel> Worker<K> {
         };
         if owner.counters.stopped.read() > 0 {
             // Only a ticket whose session has left can still name a worker that is gone.
-            self.release_grant(grant);
+            grant.release();
             return;
         }
-        if owner.grants.push(grant).is_err() {
-            self.release_grant(grant);
+        if let Err(grant) = owner.grants.push(grant) {
+            grant.release();
             let _ = pool.waiters.put_back(ticket);
         }
         owner.doorbell.ring();
-    }
-
-    fn release_grant(&self, grant: Grant) {
-        if let Some(backend) = self.world.backend(grant.backend).filter(|_| grant.reserved) {
-            backend.shared.capacity.release();
-        }
     }
 
     pub(super) fn take_grants(&mut self) {
@@ -228,23 +223,79 @@ impl<K: Kernel> Worker<K> {
             let Some(grant) = self.hatch.grants.pop() else {
                 return;
             };
-            if self.is_waiting(grant.session) {
-                self.accept_grant(grant);
-            } else {
+            if !self.is_waiting(grant.session) {
                 // It left meanwhile: the place goes to the next.
-                self.release_grant(grant);
+                grant.release();
                 self.serve_waiters(grant.pool);
+            } else if self.is_usable(&grant) {
+                self.accept_grant(&grant);
+            } else {
+                grant.release();
+                self.wait_on(grant.session);
             }
         }
     }
 
-    fn accept_grant(&mut self, grant: Grant) {
+    /// Whether this worker's world still gives sessions to the granted backend: whoever granted it may have had an older
+    /// one, and a verdict may have come since.
+    fn is_usable(&self, grant: &Grant) -> bool {
+        let Some(pool) = self.world.pool(grant.pool) else {
+            return false;
+        };
+        let mut backends = pool.backends.iter();
+        backends.any(|backend| {
+            Arc::ptr_eq(&backend.shared, &grant.backend)
+                && backend.weight > 0
+                && backend.target != Target::Unresolved
+                && backend.shared.verdict.is_eligible()
+        })
+    }
+
+    /// What a session got was nothing: it is the next to be served.
+    fn wait_on(&mut self, key: SessionKey) {
+        let worker = self.world.worker;
+        let Some(tenant) = self.slots.get_mut(key) else {
+            return;
+        };
+        let ticket = Ticket {
+            worker,
+            session: key,
+            hash: tenant.hash,
+        };
+        if let Some(pool) = self.world.pool(tenant.pool) {
+            let _ = pool.waiters.put_back(ticket);
+        }
+    }
+
+    fn accept_grant(&mut self, grant: &Grant) {
         self.leave_waiters(grant.session);
-        self.take_backend(grant.session, grant.backend, grant.reserved);
+        self.take_granted(grant);
         // A grant may come while another session's actions are being carried out; they must not mix.
         let others = std::mem::take(&mut self.actions);
         self.deliver(grant.session, Event::Granted);
         self.actions = others;
+    }
+
+    /// The session takes the granted backend; or, if an attempt has failed there before, another one that is open. The
+    /// place that is left over then goes to the next: whoever calls this serves the queue on.
+    fn take_granted(&mut self, grant: &Grant) {
+        let random = self.random();
+        let (tried, hash) = match self.slots.get_mut(grant.session) {
+            Some(tenant) => (tenant.tried(), tenant.hash),
+            None => return grant.release(),
+        };
+        let pool = self.world.pool(grant.pool).cloned();
+        if tried.contains(&grant.backend.id)
+            && let Some(pool) = pool
+            && let Some(other) = reserve(&pool, &tried, hash, random)
+        {
+            grant.release();
+            self.take_backend(grant.session, other.backend, other.held);
+        } else {
+            // A limit may have come while the grant was on its way.
+            let held = grant.reserved || adopt(&grant.backend.capacity);
+            self.take_backend(grant.session, &grant.backend, held);
+        }
     }
 
     fn is_waiting(&mut self, key: SessionKey) -> bool {
@@ -368,7 +419,12 @@ fn any_open(pool: &Pool) -> bool {
 }
 
 /// Chooses and reserves. A race for the last place is run again with the next best, as often as there are backends.
-fn reserve(pool: &Pool, excluded: &[BackendId], hash: u64, random: u64) -> Option<Reserved> {
+fn reserve<'a>(
+    pool: &'a Pool,
+    excluded: &[BackendId],
+    hash: u64,
+    random: u64,
+) -> Option<Reserved<'a>> {
     let field = Field { pool, excluded };
     for race in 0..=pool.backends.len() as u64 {
         let turn = pool.shared.turn.fetch_add(1, Ordering::Relaxed);
@@ -379,21 +435,15 @@ fn reserve(pool: &Pool, excluded: &[BackendId], hash: u64, random: u64) -> Optio
         };
         let chosen = pool.chooser.choose(&field, draw)?;
         let shared = &pool.backends[chosen].shared;
-        match shared.capacity.reserve() {
-            Reservation::Unneeded => {
-                return Some(Reserved {
-                    backend: shared.id,
-                    held: false,
-                });
-            }
-            Reservation::Held => {
-                return Some(Reserved {
-                    backend: shared.id,
-                    held: true,
-                });
-            }
-            Reservation::Full => {}
-        }
+        let held = match shared.capacity.reserve() {
+            Reservation::Unneeded => false,
+            Reservation::Held => true,
+            Reservation::Full => continue,
+        };
+        return Some(Reserved {
+            backend: shared,
+            held,
+        });
     }
     None
 }

@@ -9,6 +9,28 @@ use crate::session::TcpSession;
 /// Attempts that are remembered, so that each goes to another backend; also the most attempts a session can have.
 pub(super) const TRIED_MAX: usize = 8;
 
+/// Backends, as many as a session can have attempts.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tried {
+    backends: [BackendId; TRIED_MAX],
+    count: u8,
+}
+
+impl Tried {
+    const NONE: Tried = Tried {
+        backends: [BackendId(0); TRIED_MAX],
+        count: 0,
+    };
+}
+
+impl std::ops::Deref for Tried {
+    type Target = [BackendId];
+
+    fn deref(&self) -> &[BackendId] {
+        &self.backends[..usize::from(self.count)]
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Tenant {
     pub(super) session: TcpSession,
@@ -23,8 +45,7 @@ pub(super) struct Tenant {
     pub(super) backend_reserved: bool,
     pub(super) listener_reserved: bool,
     pub(super) process_reserved: bool,
-    tried: [BackendId; TRIED_MAX],
-    tried_count: u8,
+    tried: Tried,
     /// The port the client came to.
     pub(super) port: u16,
     pub(super) client: Option<SocketAddr>,
@@ -67,8 +88,7 @@ impl Tenant {
             backend_reserved: false,
             listener_reserved: false,
             process_reserved: false,
-            tried: [BackendId(0); TRIED_MAX],
-            tried_count: 0,
+            tried: Tried::NONE,
             port: 0,
             client: None,
             hash: 0,
@@ -87,15 +107,16 @@ impl Tenant {
         }
     }
 
-    pub(super) fn tried(&self) -> &[BackendId] {
-        &self.tried[..usize::from(self.tried_count)]
+    /// Backends at which an attempt was made.
+    pub(super) fn tried(&self) -> Tried {
+        self.tried
     }
 
     pub(super) fn remember_tried(&mut self, backend: BackendId) {
-        let known = self.tried().contains(&backend);
-        if !known && usize::from(self.tried_count) < TRIED_MAX {
-            self.tried[usize::from(self.tried_count)] = backend;
-            self.tried_count += 1;
+        let tried = &mut self.tried;
+        if !tried.contains(&backend) && usize::from(tried.count) < TRIED_MAX {
+            tried.backends[usize::from(tried.count)] = backend;
+            tried.count += 1;
         }
     }
 
