@@ -7,12 +7,13 @@ use std::sync::Arc;
 use crossbeam::queue::ArrayQueue;
 use parking_lot::Mutex;
 
-use crate::ids::{ListenerId, WorkerId};
+use crate::ids::{PoolId, WorkerId};
 use crate::sys::Doorbell;
 
 use super::counters::Tally;
 use super::ejection::Notices;
 use super::journal::Journal;
+use super::shared::ListenerShared;
 use super::snapshot::Snapshot;
 use super::waiters::Grant;
 
@@ -20,11 +21,14 @@ const JOURNAL_RECORDS: usize = 8192;
 const TRANSFERS: usize = 1024;
 const GRANTS: usize = 4096;
 
-/// A freshly accepted socket on its way to a less loaded worker.
+/// A freshly accepted socket on its way to a less loaded worker. It says of its listener what the receiver may not know
+/// any more.
 #[derive(Debug)]
 pub struct Transfer {
     pub socket: OwnedFd,
-    pub listener: ListenerId,
+    pub listener: Arc<ListenerShared>,
+    pub pool: PoolId,
+    pub wants_address: bool,
     /// The port it arrived on, for backends that keep the listener's port.
     pub port: u16,
 }

@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 
 use crate::handoff::{Pool, Reservation, Snapshot, Transfer};
 use crate::ids::{ListenerId, Refusal, SocketId, millis};
@@ -28,25 +29,12 @@ impl<K: Kernel> Worker<K> {
             self.kernel.refuse(incoming);
             return;
         };
-        let (listener, port) = (
-            local.listener,
-            local
-                .socket
-                .address
-                .inet()
-                .map_or(0, |address| address.port()),
-        );
+        let (listener, port) = (local.listener, port_of(local));
         if let Some(other) = self.less_loaded_worker() {
-            self.give_away(
-                other,
-                Transfer {
-                    socket: incoming.into(),
-                    listener,
-                    port,
-                },
-            );
+            self.give_away(other, listener, port, incoming);
         } else if !self.parked.is_empty() || !self.has_room() {
-            self.park(socket, incoming);
+            self.parked.push_back((listener, port, incoming));
+            self.pause_accepting();
         } else {
             self.let_in(listener, port, incoming);
         }
@@ -85,11 +73,6 @@ impl<K: Kernel> Worker<K> {
         !self.slots.is_full() && !self.process.looks_full()
     }
 
-    fn park(&mut self, socket: SocketId, incoming: Incoming) {
-        self.parked.push_back((socket, incoming));
-        self.pause_accepting();
-    }
-
     /// Stops accepting on all sockets until something was given back. What is queued in the kernel waits there.
     fn pause_accepting(&mut self) {
         if self.accept_paused {
@@ -112,20 +95,9 @@ impl<K: Kernel> Worker<K> {
             return;
         }
         while self.has_room()
-            && let Some((socket, incoming)) = self.parked.pop_front()
+            && let Some((listener, port, incoming)) = self.parked.pop_front()
         {
-            match self.world.socket(socket) {
-                Some(local) => {
-                    let port = local
-                        .socket
-                        .address
-                        .inet()
-                        .map_or(0, |address| address.port());
-                    let listener = local.listener;
-                    self.let_in(listener, port, incoming);
-                }
-                None => self.kernel.refuse(incoming),
-            }
+            self.let_in(listener, port, incoming);
         }
         // Not at once: a kernel that is out of descriptors would refuse again, turn after turn.
         let rested = self.now >= self.accept_retry_at;
@@ -258,7 +230,18 @@ impl<K: Kernel> Worker<K> {
             .min_by_key(|&index| load(index))
     }
 
-    fn give_away(&mut self, other: usize, transfer: Transfer) {
+    fn give_away(&mut self, other: usize, listener: ListenerId, port: u16, incoming: Incoming) {
+        let Some(local) = self.world.listener(listener) else {
+            self.kernel.refuse(incoming);
+            return;
+        };
+        let transfer = Transfer {
+            socket: incoming.into(),
+            listener: Arc::clone(&local.shared),
+            pool: local.pool,
+            wants_address: local.wants_address,
+            port,
+        };
         let hatch = &self.hatches.workers[other];
         match hatch.transfers.push(transfer) {
             Ok(()) => {
@@ -266,7 +249,7 @@ impl<K: Kernel> Worker<K> {
                 self.hatch.counters.transfers_given.add(1);
             }
             // Its queue is full, so it is busier than it looks: keep the socket.
-            Err(transfer) => self.let_in(transfer.listener, transfer.port, transfer.socket.into()),
+            Err(transfer) => self.let_in(listener, port, transfer.socket.into()),
         }
     }
 
@@ -276,11 +259,10 @@ impl<K: Kernel> Worker<K> {
                 return;
             };
             self.hatch.counters.transfers_taken.add(1);
-            self.let_in(
-                transfer.listener,
-                transfer.port,
-                Incoming::from(transfer.socket),
-            );
+            let listener = &transfer.listener;
+            self.world
+                .keep_listener(listener, transfer.pool, transfer.wants_address);
+            self.let_in(listener.id, transfer.port, Incoming::from(transfer.socket));
         }
     }
 
@@ -310,7 +292,7 @@ impl<K: Kernel> Worker<K> {
                 let id = socket.id;
                 self.world.sockets.push(LocalSocket {
                     listener: listener.id(),
-                    socket: std::sync::Arc::clone(socket),
+                    socket: Arc::clone(socket),
                     open: false,
                     armed: false,
                 });
@@ -338,7 +320,7 @@ impl<K: Kernel> Worker<K> {
         local.open
     }
 
-    /// A listener is never shut down: cancel the accept, serve who is in its queue, close.
+    /// A listener is never shut down: cancel the accept, let in (or refuse, and count) who is in its queue, close.
     fn retire(&mut self, local: LocalSocket) {
         if local.armed {
             self.kernel.stop_accept(local.socket.id);
@@ -349,18 +331,17 @@ impl<K: Kernel> Worker<K> {
     }
 
     fn serve_queue_and_close(&mut self, local: &LocalSocket) {
-        let port = local
-            .socket
-            .address
-            .inet()
-            .map_or(0, |address| address.port());
-        while self.has_room()
-            && let Some(incoming) = self.kernel.accept_now(local.socket.id)
-        {
-            self.let_in(local.listener, port, incoming);
+        while let Some(incoming) = self.kernel.accept_now(local.socket.id) {
+            self.let_in(local.listener, port_of(local), incoming);
         }
         self.kernel.close_listener(local.socket.id);
     }
+}
+
+/// The port that clients of this socket come to.
+fn port_of(local: &LocalSocket) -> u16 {
+    let address = local.socket.address.inet();
+    address.map_or(0, |address| address.port())
 }
 
 /// For a session whose pool a reload has just taken away: it ends at once.

@@ -6,9 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::balance::{Algorithm, Candidates, Draw, hash_client};
-use crate::handoff::{
-    BackendShared, Capacity, Grant, Pool, Reservation, Snapshot, Target, Ticket,
-};
+use crate::handoff::{BackendShared, Capacity, Grant, Pool, Reservation, Snapshot, Target, Ticket};
 use crate::ids::{BackendId, PoolId, SessionKey, Side};
 use crate::session::{Event, Phase};
 use crate::uring::Kernel;

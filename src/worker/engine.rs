@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::handoff::{Capacity, Hatch, Hatches, Mail, Phase, Snapshot};
-use crate::ids::{Nanos, SessionKey, Side, Slot, SocketId, StreamKey};
+use crate::ids::{ListenerId, Nanos, SessionKey, Side, Slot, StreamKey};
 use crate::session::{Action, Event, Parcels, Slots, TcpSession, Timers};
 use crate::sys::thread_cpu::thread_cpu_ns;
 use crate::uring::{Incoming, Kernel, Outcome, Parcel, Patience};
@@ -45,8 +45,8 @@ pub struct Worker<K> {
     pub(super) yielded: VecDeque<(SessionKey, Side)>,
     /// Receives that found no buffer, in the order in which they did.
     pub(super) starved: VecDeque<StreamKey>,
-    /// Accepted sockets for which there is no room yet.
-    pub(super) parked: VecDeque<(SocketId, Incoming)>,
+    /// Accepted sockets for which there is no room yet: whose client, and the port it came to.
+    pub(super) parked: VecDeque<(ListenerId, u16, Incoming)>,
     pub(super) accept_paused: bool,
     /// When a pause may end.
     pub(super) accept_retry_at: Nanos,
@@ -245,7 +245,12 @@ impl<K: Kernel> Worker<K> {
 
     fn take_over(&mut self, snapshot: &Arc<Snapshot>) {
         let requeue = self.waiting_in_replaced_queues(snapshot);
-        self.world.take_over(snapshot);
+        let (retiring, parked) = (&self.retiring, &self.parked);
+        self.world.take_over(snapshot, |listener| {
+            let mut retiring = retiring.iter();
+            retiring.any(|local| local.listener == listener)
+                || parked.iter().any(|(of, ..)| *of == listener)
+        });
         self.adopt_new_limits();
         self.reconcile_sockets(snapshot);
         self.requeue(requeue);

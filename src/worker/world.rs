@@ -155,12 +155,17 @@ impl World {
         })
     }
 
-    /// Takes over a snapshot's tables. Sockets are left to [`super::accepting`], which must arm and disarm them.
-    pub(super) fn take_over(&mut self, snapshot: &Arc<Snapshot>) {
+    /// Takes over a snapshot's tables. Sockets are left to [`super::accepting`], which must arm and disarm them; it
+    /// `expects` clients for some listeners that have no session.
+    pub(super) fn take_over(
+        &mut self,
+        snapshot: &Arc<Snapshot>,
+        expects: impl Fn(ListenerId) -> bool,
+    ) {
         self.phase = snapshot.phase;
         self.journal = snapshot.journal;
         self.spin = snapshot.spin;
-        self.drop_unused();
+        self.drop_unused(expects);
         for listener in &snapshot.listeners {
             let local = LocalListener {
                 shared: Arc::clone(&listener.shared),
@@ -177,6 +182,23 @@ impl World {
             }
         }
         self.snapshot = Some(Arc::clone(snapshot));
+    }
+
+    /// A listener whose client another worker hands over; it may be gone here already.
+    pub(super) fn keep_listener(
+        &mut self,
+        shared: &Arc<ListenerShared>,
+        pool: PoolId,
+        wants_address: bool,
+    ) {
+        if self.listener(shared.id).is_none() {
+            let local = LocalListener {
+                shared: Arc::clone(shared),
+                pool,
+                wants_address,
+            };
+            put(&mut self.listeners, shared.id.index(), local);
+        }
     }
 
     fn take_over_backend(&mut self, shared: &Arc<BackendShared>) {
@@ -196,12 +218,16 @@ impl World {
         put(&mut self.backends, index, local);
     }
 
-    /// Forgets identities that no session of this worker uses any more.
-    fn drop_unused(&mut self) {
+    /// Forgets identities that no session of this worker uses any more, and none will.
+    fn drop_unused(&mut self, expects: impl Fn(ListenerId) -> bool) {
         let worker = self.worker;
         for entry in &mut self.listeners {
-            let unused =
-                |listener: &LocalListener| listener.shared.of(worker).sessions_active.read() == 0;
+            let unused = |listener: &LocalListener| {
+                let id = listener.shared.id;
+                listener.shared.of(worker).sessions_active.read() == 0
+                    && !self.sockets.iter().any(|local| local.listener == id)
+                    && !expects(id)
+            };
             if entry.as_ref().is_some_and(unused) {
                 *entry = None;
             }
