@@ -251,9 +251,17 @@ impl Net {
         }
     }
 
-    /// Counters are never below nothing.
+    /// Counters are never below nothing, and what is counted against a limit is what there is.
     pub fn check_counters(&self) {
+        let hatches = &self.office().hatches;
+        let granted = hatches.workers.iter().any(|it| !it.grants.is_empty());
         for seat in &self.office().backends {
+            let (used, active) = (seat.shared.capacity.used(), seat.shared.sessions());
+            let limited = seat.shared.capacity.limit() > 0 && hatches.all_have(seat.limit_since);
+            if limited && !granted && used != active {
+                let name = &seat.shared.name;
+                self.fail(&format!("{name}: {used} places taken by {active} sessions"));
+            }
             for shard in &seat.shared.workers {
                 let active = shard.active.load(std::sync::atomic::Ordering::Relaxed);
                 if active > 1 << 30 {
@@ -266,21 +274,30 @@ impl Net {
     /// Everybody has gone: nothing may be left behind.
     pub fn check_all_returned(&self) {
         let office = self.office();
+        let mut answered = 0;
         for seat in &office.listeners {
             let of = |worker: usize| &seat.shared.workers[worker];
             for worker in 0..self.weather.workers {
                 let ends: u64 = of(worker).ends.iter().map(|tally| tally.read()).sum();
                 self.expect("active sessions", of(worker).sessions_active.read(), 0);
                 self.expect("ends", ends, of(worker).sessions_total.read());
+                let refused = of(worker).refused.iter().map(|tally| tally.read());
+                answered += ends + refused.sum::<u64>();
             }
             let used = u64::from(seat.shared.capacity.used());
             self.expect("places at a listener", used, 0);
         }
+        self.expect(
+            "clients with a session or a refusal",
+            answered,
+            self.accepted,
+        );
         for seat in &office.backends {
             let active = u64::from(seat.shared.sessions());
             self.expect("sessions of a backend", active, 0);
             let used = u64::from(seat.shared.capacity.used());
-            self.expect("places at a backend", used, 0);
+            let what = format!("places at {}", seat.shared.name);
+            self.expect(&what, used, 0);
         }
         for queue in office
             .pools
@@ -298,7 +315,9 @@ impl Net {
             .live
             .iter()
             .filter(|&&id| self.conns[id].place != Place::Queued);
-        self.expect("open sockets", left.count() as u64, 0);
+        if let Some(&id) = left.clone().next() {
+            self.fail(&format!("at the end c{id} is left: {:?}", self.conns[id]));
+        }
     }
 
     fn expect(&self, what: &str, found: u64, expected: u64) {

@@ -24,7 +24,7 @@ faults! {
     StalledReader
     ConnectRefused ConnectUnreachable ConnectTimedOut ConnectUnanswered ConnectNotStarted
     NoBuffer BufferRefused ReceiveStopped ReceiveInterrupted ManyParcels
-    NoPipe FullPipe SourceMore SourceDry SourceFin SourceBroken SinkFull SinkBroken NotAcknowledged
+    NoPipe MemoryStash FullPipe SourceMore SourceDry SourceFin SourceBroken SinkFull SinkBroken NotAcknowledged
     AcceptPressure AcceptRetry AcceptBacklog ListenerNotOpened
     LateAnswer LateCancel CancelRaced EarlyWake WorkerStalled SmallBatch Overflow
     Reload ListenerRemoved SocketReplaced BackendRemoved BackendReturned LimitChanged QueueReplaced PoolRemoved
@@ -98,16 +98,20 @@ fn name_of_route(route: Route) -> &'static str {
     }
 }
 
-/// Pairs that come less often than this may stay away in another run.
+/// Pairs that come less often than this in a thousand seeds may stay away in another run.
 const SURE: u64 = 50;
 
 /// The file of reached pairs: one a line, with `rare` behind those that may stay away.
-pub fn write_pairs(counts: &Counts) -> String {
+pub fn write_pairs(counts: &Counts, seeds: u64) -> String {
     let mut text = String::from(
         "# Reached pairs of the simulation: phase, route on the event's way, event. Written by RINGWAY_SIM_WRITE=1.\n",
     );
     for ((phase, route, event), count) in &counts.pairs {
-        let rare = if *count < SURE { " rare" } else { "" };
+        let rare = if *count * 1000 < SURE * seeds {
+            " rare"
+        } else {
+            ""
+        };
         let _ = writeln!(text, "{phase} {route} {event}{rare}");
     }
     text

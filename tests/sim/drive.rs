@@ -1,11 +1,13 @@
 //! One seed from start to end: workers over fake kernels, turn by turn, until the world has drained.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use ringway::handoff::Hatches;
 use ringway::ids::{Nanos, Side};
+use ringway::session::Phase;
 use ringway::worker::{Parts, Worker};
 
 use super::audit::check_worker;
@@ -23,6 +25,7 @@ struct Run {
     net: Rc<RefCell<Net>>,
     hatches: Arc<Hatches>,
     workers: Vec<Worker<FakeKernel>>,
+    stopped: Vec<bool>,
 }
 
 /// Runs a seed for so many turns, then drains. Panics if a check fails.
@@ -63,6 +66,17 @@ impl Run {
             net,
             hatches,
             workers,
+            stopped: vec![false; weather.workers],
+        }
+    }
+
+    /// A worker may be done by what another has done.
+    fn stop_who_is_done(&mut self) {
+        for (worker, stopped) in self.workers.iter_mut().zip(&mut self.stopped) {
+            if worker.is_done() && !std::mem::replace(stopped, true) {
+                worker.stop();
+                worker.kernel().submit_the_rest();
+            }
         }
     }
 
@@ -73,6 +87,7 @@ impl Run {
             _ => self.next_awake(),
         };
         self.turn_of(number);
+        self.stop_who_is_done();
     }
 
     fn next_awake(&mut self) -> usize {
@@ -120,10 +135,7 @@ impl Run {
         worker.kernel().begin_turn();
         worker.turn(&clock);
         worker.kernel().end_turn();
-        if worker.is_done() {
-            worker.stop();
-            worker.kernel().submit_the_rest();
-        }
+        let waiting = who_waits(worker);
         let sessions = worker.sessions() as u32;
         let buffers_free = worker.kernel().buffers_unused();
         let mut net = self.net.borrow_mut();
@@ -135,6 +147,7 @@ impl Run {
         while let Some(record) = self.hatches.workers[number].journal.pop() {
             net.check_record(number, &record);
         }
+        net.note_waiting(number, &waiting);
         net.say(|| format!("  w{number} has {sessions} sessions"));
         net.check_counters();
     }
@@ -182,6 +195,21 @@ impl Run {
         net.check_all_returned();
         net.counts.clone()
     }
+}
+
+/// The sessions of this worker that wait for a backend now.
+fn who_waits(worker: &mut Worker<FakeKernel>) -> BTreeSet<u64> {
+    let mut waiting = BTreeSet::new();
+    for slot in 0..worker.kernel().entries.len() {
+        let entry = &worker.kernel().entries[slot];
+        let (key, client) = (entry.key, entry.client);
+        let session = key.and_then(|key| worker.session(key));
+        if session.is_some_and(|session| session.phase() == Phase::Waiting) {
+            let session = worker.kernel().net().conns[client].session;
+            waiting.extend(session.map(|(_, number)| number));
+        }
+    }
+    waiting
 }
 
 /// Notes where each session is, so that the kernel can say in which state an event came.

@@ -9,6 +9,7 @@ use ringway::ids::{Fault as Broken, Side};
 
 use super::counts::{Counts, Fault};
 use super::office::Office;
+use super::order::Order;
 use super::random::Random;
 use super::socket::{Conn, Peer, Place};
 use super::weather::Weather;
@@ -58,6 +59,9 @@ pub struct Net {
     pub changed: bool,
     /// The connection of a session, by worker and number.
     pub clients: BTreeMap<(usize, u64), usize>,
+    pub order: Order,
+    /// Clients that were taken out of a listener's queue.
+    pub accepted: u64,
 }
 
 impl Net {
@@ -81,6 +85,8 @@ impl Net {
             tracing,
             changed: false,
             clients: BTreeMap::new(),
+            order: Order::default(),
+            accepted: 0,
         };
         net.later(0, Happening::Arrive);
         net.later(net.weather.reload_ns, Happening::Reload);

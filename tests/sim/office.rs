@@ -300,6 +300,7 @@ impl Office {
             let new = Arc::new(Waiters::new(size));
             self.old_queues
                 .push(std::mem::replace(&mut seat.waiters, new));
+            net.note_new_queue(self.generation + 1);
         }
     }
 

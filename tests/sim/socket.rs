@@ -80,8 +80,12 @@ pub struct Conn {
     /// When and how a connect is answered; `None`: never.
     pub answer: Option<(u64, Result<(), ConnectFailure>)>,
     pub failure: Option<ConnectFailure>,
+    /// The backends of a client's attempts.
+    pub tried: Vec<usize>,
     /// Which session of which worker, counted from 1.
     pub session: Option<(usize, u64)>,
+    /// Its receive was asked to stop.
+    pub unwanted: bool,
     /// Ringway has asked to close it; and dropped bytes by that.
     pub leaving: bool,
     pub dropped: bool,
@@ -133,7 +137,9 @@ impl Conn {
             dead_as: None,
             answer: None,
             failure: None,
+            tried: Vec::new(),
             session: None,
+            unwanted: false,
             leaving: false,
             dropped: false,
             began_at: now,
