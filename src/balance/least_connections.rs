@@ -4,31 +4,11 @@
 //! Equally loaded backends go round by turn. Every choice looks at every backend.
 
 use super::Candidates;
+use super::least::{Load, least};
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct LeastConnections {
     weights: Vec<u32>,
-}
-
-/// The load of a backend after one more session, as a fraction.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Load {
-    sessions: u64,
-    weight: u64,
-}
-
-impl Load {
-    pub fn after_one_more(sessions: u32, weight: u32) -> Load {
-        Load {
-            sessions: u64::from(sessions) + 1,
-            weight: u64::from(weight),
-        }
-    }
-
-    /// Compares without division; both products fit: at most 2^32 times less than 2^32.
-    pub fn cmp(self, other: Load) -> std::cmp::Ordering {
-        (self.sessions * other.weight).cmp(&(other.sessions * self.weight))
-    }
 }
 
 impl LeastConnections {
@@ -39,35 +19,12 @@ impl LeastConnections {
     }
 
     pub fn choose(&self, candidates: &impl Candidates, turn: u64) -> Option<usize> {
-        let mut best: Option<(usize, Load)> = None;
-        let mut equals = 1u64;
-        for (i, load) in self.loads(candidates) {
-            match best.map(|(_, least)| load.cmp(least)) {
-                Some(std::cmp::Ordering::Greater) => {}
-                Some(std::cmp::Ordering::Equal) => equals += 1,
-                Some(std::cmp::Ordering::Less) | None => {
-                    best = Some((i, load));
-                    equals = 1;
-                }
-            }
-        }
-        let (first, least) = best?;
-        // Starting the walk at `turn` instead would give a backend that follows busy ones their turns, too.
-        let wanted = (turn % equals) as usize;
-        if wanted == 0 {
-            return Some(first);
-        }
-        let is_equal = |&(_, load): &(usize, Load)| load.cmp(least).is_eq();
-        let mut equal = self.loads(candidates).filter(is_equal);
-        // Loads may have changed since the first walk; then the first found is as good as any.
-        Some(equal.nth(wanted).map_or(first, |(i, _)| i))
-    }
-
-    fn loads(&self, candidates: &impl Candidates) -> impl Iterator<Item = (usize, Load)> {
-        let weighted = self.weights.iter().copied().enumerate();
-        weighted
-            .filter(|&(i, weight)| weight > 0 && candidates.is_open(i))
-            .map(|(i, weight)| (i, Load::after_one_more(candidates.sessions(i), weight)))
+        let weighted = || self.weights.iter().copied().enumerate();
+        let open = || weighted().filter(|&(i, weight)| weight > 0 && candidates.is_open(i));
+        least(
+            || open().map(|(i, weight)| (i, Load::of(candidates, i, weight))),
+            turn,
+        )
     }
 }
 
@@ -95,17 +52,6 @@ mod tests {
             counts[method.choose(&field, turn).unwrap()] += 1;
         }
         assert_eq!(counts, [500, 0, 500]);
-    }
-
-    #[test]
-    fn fractions_are_compared_exactly_up_to_the_largest() {
-        let most = Load::after_one_more(u32::MAX, u32::MAX);
-        let less = Load::after_one_more(u32::MAX - 1, u32::MAX);
-        assert!(less.cmp(most).is_lt());
-        assert!(most.cmp(most).is_eq());
-        let third = Load::after_one_more(0, 3);
-        let same = Load::after_one_more(333_333_332, 999_999_999);
-        assert!(third.cmp(same).is_eq());
     }
 
     proptest! {

@@ -4,20 +4,21 @@
 //! Upfal, "Balanced allocations", 1999; Mitzenmacher, "The power of two choices in randomized load balancing", 2001).
 //! The two are drawn by weight, never the same one twice, and compared by (sessions + 1) / weight.
 
-use super::least_connections::Load;
+use super::least::{Cost, Load};
 use super::shares::{Shares, below};
-use super::{Candidates, scramble};
+use super::{Candidates, Ramp, scramble};
 
-/// Draws that may fall on a closed backend before all of them are looked at. Each alternative is exact; this only saves
-/// time in large pools with many closed backends.
+/// Draws that may fall on a closed backend, or one that starts slowly, before all of them are looked at. Each alternative
+/// is exact; this only saves time in large pools with many closed backends.
 const TRIES: u64 = 4;
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Random {
     shares: Shares,
 }
 
-#[derive(Debug)]
+/// The better of two, by any cost.
+#[derive(Clone, Debug)]
 pub(super) struct PowerOfTwo {
     weights: Vec<u32>,
     shares: Shares,
@@ -31,7 +32,7 @@ impl Random {
     }
 
     pub fn choose(&self, candidates: &impl Candidates, random: u64) -> Option<usize> {
-        draw(&self.shares, |i| candidates.is_open(i), random)
+        draw(&self.shares, candidates, random)
     }
 }
 
@@ -44,38 +45,64 @@ impl PowerOfTwo {
     }
 
     pub fn choose(&self, candidates: &impl Candidates, random: u64) -> Option<usize> {
-        let is_open = |i| candidates.is_open(i);
-        let one = draw(&self.shares, is_open, random)?;
+        self.choose_by(candidates, random, |i, weight| {
+            Load::of(candidates, i, weight)
+        })
+    }
+
+    pub fn choose_by<C: Cost>(
+        &self,
+        candidates: &impl Candidates,
+        random: u64,
+        cost: impl Fn(usize, u32) -> C,
+    ) -> Option<usize> {
+        let one = draw(&self.shares, candidates, random)?;
         // Another stream of bits than the first draw's tries.
         let bits = scramble(!random);
-        let Some(other) = draw(&self.shares, |i| i != one && is_open(i), bits) else {
+        let Some(other) = draw(&self.shares, &But(candidates, one), bits) else {
             return Some(one);
         };
-        let load = |i: usize| Load::after_one_more(candidates.sessions(i), self.weights[i]);
         // A tie stays with the first, which was random already.
-        if load(other).cmp(load(one)).is_lt() {
-            Some(other)
-        } else {
-            Some(one)
-        }
+        let is_better = cost(other, self.weights[other])
+            .compare(cost(one, self.weights[one]))
+            .is_lt();
+        Some(if is_better { other } else { one })
     }
 }
 
-/// One of those that `is_open` lets pass, each with the probability of its weight's share among them.
-fn draw(shares: &Shares, is_open: impl Fn(usize) -> bool, random: u64) -> Option<usize> {
+/// All candidates but one.
+struct But<'a, C>(&'a C, usize);
+
+impl<C: Candidates> Candidates for But<'_, C> {
+    fn is_open(&self, i: usize) -> bool {
+        i != self.1 && self.0.is_open(i)
+    }
+
+    fn sessions(&self, i: usize) -> u32 {
+        self.0.sessions(i)
+    }
+
+    fn ramp(&self, i: usize) -> Ramp {
+        self.0.ramp(i)
+    }
+}
+
+/// An open one, each with the probability of its weight's share among them, as the weights count now.
+fn draw(shares: &Shares, candidates: &impl Candidates, random: u64) -> Option<usize> {
     let total = shares.total();
     if total == 0 {
         return None;
     }
     for attempt in 0..TRIES {
-        let choice = shares.at(below(total, scramble(random.wrapping_add(attempt))));
-        if is_open(choice) {
+        let bits = scramble(random.wrapping_add(attempt));
+        let choice = shares.at(below(total, bits));
+        if candidates.is_open(choice) && candidates.ramp(choice).lets_pass(scramble(bits)) {
             return Some(choice);
         }
     }
-    let open = shares.census(&is_open, 0).open;
+    let open = shares.census(candidates, 0).open;
     let bits = scramble(random.wrapping_add(TRIES));
-    shares.at_open(&is_open, below(open, bits))
+    shares.at_open(candidates, below(open, bits))
 }
 
 #[cfg(test)]

@@ -7,14 +7,15 @@
 //!
 //! A turn that falls on a closed backend is a spare one. Giving it to the next open backend would double that one's
 //! share; instead the spare turns are counted through, and dealt out along the line of the open backends in the same way.
+//! Of the turns of a backend that starts slowly, those that it is not to have yet are dealt out likewise, by hash.
 
-use super::Candidates;
 use super::shares::{Shares, below};
+use super::{Candidates, scramble};
 
 /// 2^64 divided by the golden ratio: multiples of it, wrapping, are a low-discrepancy sequence.
 const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct RoundRobin {
     shares: Shares,
     /// Without a common divisor with the line's length.
@@ -44,17 +45,20 @@ impl RoundRobin {
         let hop = u128::from(turn % total) * u128::from(self.step);
         let point = (hop % u128::from(total)) as u64;
         let choice = self.shares.at(point);
-        if candidates.is_open(choice) {
+        let is_open = candidates.is_open(choice);
+        if is_open && candidates.ramp(choice).lets_pass(scramble(turn)) {
             return Some(choice);
         }
-        let is_open = |i| candidates.is_open(i);
-        let census = self.shares.census(is_open, point);
+        let census = self.shares.census(candidates, point);
         let cycle = turn / total;
         let spare = cycle
             .wrapping_mul(census.closed)
             .wrapping_add(census.closed_before);
-        let point = below(census.open, spare.wrapping_mul(GOLDEN));
-        self.shares.at_open(is_open, point)
+        let spread = match is_open {
+            false => spare.wrapping_mul(GOLDEN),
+            true => scramble(!turn),
+        };
+        self.shares.at_open(candidates, below(census.open, spread))
     }
 }
 

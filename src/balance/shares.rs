@@ -1,8 +1,10 @@
 //! Backends laid end to end on a line, each as long as its weight: a point on the line is a weighted choice. And what
 //! to do when the point falls on a backend that is closed.
 
+use super::Candidates;
+
 /// The line. Points are 0 to `total()` - 1.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Shares {
     /// Where each backend ends; one without weight ends where it begins, so no point is on it.
     ends: Vec<u64>,
@@ -11,7 +13,7 @@ pub(super) struct Shares {
 /// What a walk along the line found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Census {
-    /// Length of the open backends.
+    /// Length of the open backends, in 1024ths of weight: as long as they are now.
     pub open: u64,
     /// Length of the closed backends.
     pub closed: u64,
@@ -41,20 +43,29 @@ impl Shares {
         self.ends.partition_point(|&end| end <= point)
     }
 
+    /// Each backend's weight, in their order.
+    fn weights(&self) -> impl Iterator<Item = u32> {
+        let starts = std::iter::once(0).chain(self.ends.iter().copied());
+        // Fits: each was made from such a weight.
+        starts
+            .zip(&self.ends)
+            .map(|(start, &end)| (end - start) as u32)
+    }
+
     /// Walks the line once; `point` must be below `total()`.
-    pub fn census(&self, is_open: impl Fn(usize) -> bool, point: u64) -> Census {
+    pub fn census(&self, candidates: &impl Candidates, point: u64) -> Census {
         let mut found = Census {
             open: 0,
             closed: 0,
             closed_before: 0,
         };
         let mut start = 0;
-        for (i, &end) in self.ends.iter().enumerate() {
-            let weight = end - start;
-            if weight > 0 && is_open(i) {
-                found.open += weight;
+        for (i, weight) in self.weights().enumerate() {
+            let end = start + u64::from(weight);
+            if weight > 0 && candidates.is_open(i) {
+                found.open += candidates.ramp(i).of(weight);
             } else {
-                found.closed += weight;
+                found.closed += u64::from(weight);
                 found.closed_before += point.clamp(start, end) - start;
             }
             start = end;
@@ -62,19 +73,17 @@ impl Shares {
         found
     }
 
-    /// The open backend at `point` of the line that the open ones form among themselves. Backends may have closed since
-    /// the census that gave the line's length: then the last open one, or `None` if all have.
-    pub fn at_open(&self, is_open: impl Fn(usize) -> bool, point: u64) -> Option<usize> {
+    /// The open backend at `point` of the line that the open ones form among themselves, each as long as it is now.
+    /// Backends may have closed since the census that gave the line's length: then the last open one, or `None` if all
+    /// have.
+    pub fn at_open(&self, candidates: &impl Candidates, point: u64) -> Option<usize> {
         let mut passed = 0;
-        let mut start = 0;
         let mut last = None;
-        for (i, &end) in self.ends.iter().enumerate() {
-            let weight = end - start;
-            start = end;
-            if weight == 0 || !is_open(i) {
+        for (i, weight) in self.weights().enumerate() {
+            if weight == 0 || !candidates.is_open(i) {
                 continue;
             }
-            passed += weight;
+            passed += candidates.ramp(i).of(weight);
             if point < passed {
                 return Some(i);
             }
@@ -93,6 +102,7 @@ pub(super) fn below(bound: u64, bits: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing::Field;
     use super::*;
 
     #[test]
@@ -107,10 +117,10 @@ mod tests {
     #[test]
     fn the_census_counts_every_point_once() {
         let shares = Shares::new([2, 3, 4].into_iter());
-        let is_open = |i: usize| i == 1;
+        let field = Field::from_open([false, true, false]);
         let ranks: Vec<u64> = (0..9)
-            .map(|point| shares.census(is_open, point))
-            .inspect(|census| assert_eq!((census.open, census.closed), (3, 6)))
+            .map(|point| shares.census(&field, point))
+            .inspect(|census| assert_eq!((census.open, census.closed), (3 * 1024, 6)))
             .map(|census| census.closed_before)
             .collect();
         assert_eq!(ranks, [0, 1, 2, 2, 2, 2, 3, 4, 5]);
@@ -119,9 +129,12 @@ mod tests {
     #[test]
     fn the_open_line_skips_what_is_closed() {
         let shares = Shares::new([2, 3, 0, 1].into_iter());
-        let found: Vec<_> = (0..4).map(|p| shares.at_open(|i| i != 1, p)).collect();
+        let field = Field::from_open([true, false, true, true]);
+        let point = |p: u64| shares.at_open(&field, p * 1024);
+        let found: Vec<_> = (0..4).map(point).collect();
         assert_eq!(found, [Some(0), Some(0), Some(3), Some(3)]);
-        assert_eq!(shares.at_open(|_| false, 0), None);
+        let closed = Field::from_open([false; 4]);
+        assert_eq!(shares.at_open(&closed, 0), None);
     }
 
     #[test]

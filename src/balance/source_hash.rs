@@ -7,6 +7,8 @@
 //! "New hashing algorithms for data storage", 2015): the least -log(u) / weight, u uniform in (0, 1], is backend i's with
 //! the probability of i's share of all weights. The logarithm is computed in integers, from a table made at compile time:
 //! floating point may round differently elsewhere, and would send a client to different backends on two machines.
+//!
+//! Every choice looks at every backend; a backend that starts slowly has its full weight, else its clients would move twice.
 
 use std::cmp::Ordering;
 use std::hash::Hasher;
@@ -18,7 +20,7 @@ use super::{Candidates, scramble};
 /// The key of the hash over names; never to change, or all clients move.
 const NAME_KEY: (u64, u64) = (0x7265_6e64_657a_766f, 0x7573_206e_616d_6573);
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct SourceHash {
     places: Vec<Place>,
     are_weights_equal: bool,

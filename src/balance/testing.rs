@@ -4,11 +4,13 @@ use std::ops::Range;
 
 use proptest::prelude::*;
 
-use super::{Candidates, scramble};
+use super::{Candidates, Latency, Ramp, scramble};
 
 pub(super) struct Field {
     pub open: Vec<bool>,
     pub sessions: Vec<u32>,
+    pub ramps: Vec<Ramp>,
+    pub latencies: Vec<Option<Latency>>,
 }
 
 impl Field {
@@ -19,7 +21,12 @@ impl Field {
     pub fn from_open(open: impl IntoIterator<Item = bool>) -> Field {
         let open: Vec<bool> = open.into_iter().collect();
         let sessions = vec![0; open.len()];
-        Field { open, sessions }
+        Field {
+            ramps: vec![Ramp::FULL; open.len()],
+            latencies: vec![None; open.len()],
+            open,
+            sessions,
+        }
     }
 }
 
@@ -30,6 +37,14 @@ impl Candidates for Field {
 
     fn sessions(&self, i: usize) -> u32 {
         self.sessions[i]
+    }
+
+    fn ramp(&self, i: usize) -> Ramp {
+        self.ramps[i]
+    }
+
+    fn latency(&self, i: usize) -> Option<Latency> {
+        self.latencies[i]
     }
 }
 

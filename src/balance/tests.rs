@@ -7,13 +7,15 @@ use proptest::prelude::*;
 use super::testing::{Bits, Field, names, weights_and_openness};
 use super::*;
 
-const ALL: [Algorithm; 6] = [
+const ALL: [Algorithm; 8] = [
     Algorithm::RoundRobin,
     Algorithm::LeastConnections,
     Algorithm::PowerOfTwo,
     Algorithm::Random,
     Algorithm::First,
     Algorithm::SourceHash,
+    Algorithm::Maglev,
+    Algorithm::LeastLatency,
 ];
 
 fn chooser(algorithm: Algorithm, weights: &[u32]) -> Chooser {
