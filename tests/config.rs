@@ -94,11 +94,10 @@ fn defaults_of_later_keys_may_be_written_out() {
         "socket = \"\"",
         "protocol = \"tcp\"\nconnection_rate = \"\"\nsource_max_connections = 0\nsource_connection_rate = \"\"\nallow = []\n\
          deny = []\naccept_proxy = false\naccept_proxy_from = []\npreface_timeout = \"5s\"\nroute = []",
-        "connect_rate = \"\"\nsend_proxy = \"off\"\nmin_eligible = 1\ntier_mode = \"takeover\"\nfailback_after = \"10s\"\n\
-         fail_open = 0\nslow_start = \"0s\"\non_role_change = \"close\"\ncancel = \"off\"\n\
+        "connect_rate = \"\"\nsend_proxy = \"off\"\non_role_change = \"close\"\ncancel = \"off\"\n\
          warm = { size = 0, max_age = \"5s\", profile = \"generic\", force = false }\n\
          udp = { idle_timeout = \"60s\", responses = 0, requests = 0, max_flows = 0, send_proxy_every = false }",
-        "tier = 0",
+        "",
     ));
     assert_eq!(plan, fine(&fine_text()));
 }

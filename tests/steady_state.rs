@@ -130,7 +130,10 @@ fn pool_of(backend: &Arc<BackendShared>, target: SocketAddr) -> Arc<Pool> {
             shared: Arc::clone(backend),
             target: Target::Fixed(Address::Inet(target)),
             weight: 100,
+            tier: 0,
         }],
+        tiers: 1,
+        slow_start_ns: 0,
         source: Vec::new(),
         waiters: Arc::new(Waiters::new(16)),
         wait: WaitRules {

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::path::Path;
 
 use super::Ending;
-use crate::config::{HealthPlan, Plan, duration_text, worst};
+use crate::config::{HealthPlan, Plan, duration_text, tiers, worst};
 use crate::office;
 
 pub(super) fn check(file: &Path, defaults: bool) -> Result<(), Ending> {
@@ -71,20 +71,23 @@ fn describe(out: &mut String, plan: &Plan, workers: u16) -> std::fmt::Result {
                 format!("{kind} check every {}", duration_text(check.interval))
             }
         };
-        writeln!(
-            out,
-            "pool {}: {}, {check}",
-            pool.name,
-            pool.algorithm.word()
-        )?;
+        let algorithm = pool.algorithm_text();
+        writeln!(out, "pool {}: {algorithm}, {check}", pool.name)?;
+        for sentence in tiers::sentences(pool) {
+            writeln!(out, "  {sentence}")?;
+        }
         for backend in &pool.backends {
             let limit = match backend.max_connections {
                 Some(limit) => format!(", at most {limit} connections"),
                 None => String::new(),
             };
+            let tier = match backend.tier {
+                0 => String::new(),
+                tier => format!(", tier {tier}"),
+            };
             writeln!(
                 out,
-                "  backend {} at {}, weight {}{limit}",
+                "  backend {} at {}, weight {}{limit}{tier}",
                 backend.name, backend.address, backend.weight
             )?;
         }

@@ -69,6 +69,7 @@ fn finish_pool(draft: PoolDraft) -> PoolPlan {
             address: backend.address?.value,
             weight: backend.weight,
             max_connections: backend.max_connections,
+            tier: backend.tier,
         })
     });
     PoolPlan {

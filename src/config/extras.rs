@@ -1,4 +1,4 @@
-//! Reads what pools will have in later versions: tiers, breaker, warm connections, UDP, discovery and more. It is checked
+//! Reads what pools will have in later versions: breaker, warm connections, UDP, discovery and more. It is checked
 //! as the contract says, and refused in one honest sentence where it asks for something.
 //!
 //! When a feature arrives, its reader moves from here into a file of its own and gains a plan.
@@ -6,9 +6,7 @@
 use std::time::Duration;
 
 use super::desk::Desk;
-use super::measure::{
-    HOUR, MILLISECOND, YEAR, duration, duration_or_off, limit, rate, switch, whole, word,
-};
+use super::measure::{HOUR, MILLISECOND, YEAR, duration, limit, rate, switch, whole, word};
 use super::plan::OnLoss;
 use super::pool::on_loss;
 use super::section::Section;
@@ -24,26 +22,6 @@ pub(super) fn read_extras(desk: &mut Desk<'_>, pool: &mut Section) -> bool {
         desk,
         "send_proxy",
         word(&[("off", Some(())), ("v1", None), ("v2", None)]),
-    );
-    pool.later(desk, "min_eligible", whole::<u32>(1..=65_535), &1);
-    pool.read(
-        desk,
-        "tier_mode",
-        word(&[("takeover", Some(())), ("join", None)]),
-    );
-    let ten_seconds = Duration::from_secs(10);
-    pool.later(
-        desk,
-        "failback_after",
-        duration(Duration::ZERO, YEAR),
-        &ten_seconds,
-    );
-    pool.later(desk, "fail_open", whole::<u8>(0..=100), &0);
-    pool.later(
-        desk,
-        "slow_start",
-        duration_or_off(MILLISECOND, YEAR),
-        &None,
     );
     pool.later(desk, "on_role_change", on_loss, &CLOSE);
     pool.read(

@@ -21,6 +21,7 @@ mod place;
 mod plan;
 mod pool;
 mod section;
+pub mod tiers;
 pub mod worst;
 
 use std::fs::File;
@@ -44,6 +45,7 @@ pub use plan::{
     AccessLog, AdminPlan, Algorithm, BackendAddress, BackendPlan, GlobalPlan, HashKey, Host,
     Keepalive, ListenerPlan, LogFormat, OnFin, OnLoss, Plan, PoolPlan, Spin, WaitPlan,
 };
+pub use tiers::{TierMode, TierPlan};
 
 /// A larger file is refused unread: it is not a configuration but a mistake (a device, a log).
 const FILE_BYTES_MAX: u64 = 16 << 20;

@@ -12,6 +12,10 @@ use std::time::Duration;
 use crate::ids::Address;
 
 use super::check_plan::HealthPlan;
+use super::tiers::TierPlan;
+
+/// Above this many backends the least of all is not looked for any more; the map room has the same number.
+const EXACT_MAX: usize = 64;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
@@ -115,6 +119,7 @@ pub struct PoolPlan {
     pub user_timeout: Option<Duration>,
     pub on_down: OnLoss,
     pub on_drain: OnLoss,
+    pub tiers: TierPlan,
     pub health: HealthPlan,
     /// In the order of the file; at least one. Names are unique inside the pool.
     pub backends: Vec<BackendPlan>,
@@ -127,6 +132,8 @@ pub enum Algorithm {
     PowerOfTwo,
     Random,
     SourceHash,
+    Maglev,
+    LeastLatency,
     First,
 }
 
@@ -140,8 +147,28 @@ impl Algorithm {
             Algorithm::PowerOfTwo => "power-of-two",
             Algorithm::Random => "random",
             Algorithm::SourceHash => "source-hash",
+            Algorithm::Maglev => "maglev",
+            Algorithm::LeastLatency => "least-latency",
             Algorithm::First => "first",
         }
+    }
+}
+
+impl PoolPlan {
+    /// The algorithm, and what its cost makes of it in a pool of this size.
+    #[must_use]
+    pub fn algorithm_text(&self) -> String {
+        let many = self.backends.len() > EXACT_MAX;
+        let note = match self.algorithm {
+            Algorithm::LeastConnections | Algorithm::LeastLatency if many => {
+                ": the better of two random backends, as there are more than 64"
+            }
+            Algorithm::SourceHash if many => {
+                ": looks at every backend for each connection; maglev does not"
+            }
+            _ => "",
+        };
+        format!("{}{note}", self.algorithm.word())
     }
 }
 
@@ -184,6 +211,8 @@ pub struct BackendPlan {
     pub weight: u32,
     /// `None`: no limit.
     pub max_connections: Option<u32>,
+    /// 0..=15
+    pub tier: u8,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

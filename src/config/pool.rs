@@ -14,6 +14,7 @@ use super::options::{read_keepalive, read_user_timeout};
 use super::place::{backend_address, ip};
 use super::plan::{Algorithm, BackendAddress, HashKey, OnFin, OnLoss, PoolPlan, WaitPlan};
 use super::section::{Section, Value};
+use super::tiers::{TIER_MAX, read_tiers};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -23,8 +24,8 @@ const ALGORITHMS: &[(&str, Option<Algorithm>)] = &[
     ("power-of-two", Some(Algorithm::PowerOfTwo)),
     ("random", Some(Algorithm::Random)),
     ("source-hash", Some(Algorithm::SourceHash)),
-    ("maglev", None),
-    ("least-latency", None),
+    ("maglev", Some(Algorithm::Maglev)),
+    ("least-latency", Some(Algorithm::LeastLatency)),
     ("first", Some(Algorithm::First)),
 ];
 
@@ -46,6 +47,7 @@ pub(super) struct BackendDraft {
     pub address: Option<Located<BackendAddress>>,
     pub weight: u32,
     pub max_connections: Option<u32>,
+    pub tier: u8,
 }
 
 pub(super) fn read_pool(desk: &mut Desk<'_>, mut table: Section) -> PoolDraft {
@@ -87,6 +89,7 @@ pub(super) fn read_pool(desk: &mut Desk<'_>, mut table: Section) -> PoolDraft {
             .read(desk, "on_drain", on_loss)
             .unwrap_or(OnLoss::Keep),
         health: health.plan,
+        tiers: read_tiers(desk, &mut table),
         backends: Vec::new(),
     };
     let discovered = read_extras(desk, &mut table);
@@ -193,8 +196,8 @@ fn read_backend(desk: &mut Desk<'_>, mut table: Section) -> BackendDraft {
         address,
         weight: table.read(desk, "weight", whole(0..=1000)).unwrap_or(100),
         max_connections: table.read(desk, "max_connections", limit).flatten(),
+        tier: table.read(desk, "tier", whole(0..=TIER_MAX)).unwrap_or(0),
     };
-    table.later(desk, "tier", whole::<u8>(0..=15), &0);
     table.finish(desk);
     draft
 }

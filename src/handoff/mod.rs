@@ -10,22 +10,28 @@ mod capacity;
 mod cause;
 mod counters;
 mod ejection;
+mod field;
 mod hatch;
 mod journal;
+mod latency;
 mod shared;
 mod sketch;
 mod snapshot;
+mod tiers;
 mod verdict;
 mod waiters;
 
+pub use crate::balance::{TierMode, TierRules};
 pub use breaker::{Breaker, BreakerState, CLIENTS_MIN, Call, Change, Entry, Kept, Trial};
 pub use breaker_rules::{BreakerRules, FAILURES_MAX, TRIALS_MAX};
 pub use capacity::{Capacity, Reservation};
 pub use cause::Why;
 pub use counters::{BUCKETS, Histogram, HistogramSum, Tally};
 pub use ejection::{Member, Notice, Notices, Referee, ejected_max, is_ejected};
+pub use field::{Field, Prospect, Standing};
 pub use hatch::{Hatch, Hatches, Mail, Transfer, WorkerCounters};
 pub use journal::{Journal, SessionRecord};
+pub use latency::LatencyCell;
 pub use shared::{
     BackendCounters, BackendShared, ListenerCounters, ListenerShared, PoolCounters, PoolShared,
 };
@@ -34,5 +40,6 @@ pub use snapshot::{
     Backend, BackendOptions, Keepalive, ListenSocket, Listener, Phase, Pool, SessionTimes,
     Snapshot, Spin, Target, WaitRules,
 };
+pub use tiers::{TierMember, Tiers};
 pub use verdict::{Admin, Eviction, Health, Verdict};
 pub use waiters::{Grant, Ticket, Waiters};

@@ -2,14 +2,18 @@
 //! identity that the office keeps over reloads. Per-worker parts sit on cache lines of their own.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use crossbeam::utils::CachePadded;
+use parking_lot::Mutex;
 
-use crate::ids::{BackendId, ConnectFailure, End, ListenerId, PoolId, Refusal, WorkerId};
+use crate::ids::{BackendId, ConnectFailure, End, ListenerId, Nanos, PoolId, Refusal, WorkerId};
 
 use super::capacity::Capacity;
 use super::counters::{Histogram, Tally};
 use super::ejection::Referee;
+use super::latency::LatencyCell;
+use super::tiers::Tiers;
 use super::verdict::Verdict;
 
 /// One worker's numbers of a listener.
@@ -51,6 +55,8 @@ pub struct PoolShared {
     pub turn: CachePadded<AtomicU64>,
     /// Decides which of its backends can be ejected.
     pub referee: Referee,
+    /// Which tiers serve.
+    pub tiers: Arc<Tiers>,
     pub workers: Box<[CachePadded<PoolCounters>]>,
 }
 
@@ -82,6 +88,10 @@ pub struct BackendShared {
     pub name: String,
     pub verdict: Verdict,
     pub capacity: Capacity,
+    /// Connect times, fed where the pool's algorithm asks for them.
+    pub latency: LatencyCell,
+    /// The tiers that it is one of. For prober and office; no worker takes this lock.
+    pub tiers: Mutex<Weak<Tiers>>,
     pub workers: Box<[CachePadded<BackendCounters>]>,
 }
 
@@ -122,6 +132,7 @@ impl PoolShared {
             name: name.to_owned(),
             turn: CachePadded::new(AtomicU64::new(0)),
             referee: Referee::default(),
+            tiers: Arc::new(Tiers::default()),
             workers: per_worker(workers, PoolCounters::default),
         }
     }
@@ -160,8 +171,25 @@ impl BackendShared {
             name: name.to_owned(),
             verdict: Verdict::new(unknown_is_eligible),
             capacity: Capacity::new(0),
+            latency: LatencyCell::default(),
+            tiers: Mutex::default(),
             workers: per_worker(workers, counters),
         }
+    }
+
+    /// To be called after a change of its states: has its pool's tiers judged anew.
+    pub fn review_tiers(&self, now: Nanos) {
+        let tiers = self.tiers.lock().upgrade();
+        if let Some(tiers) = tiers {
+            tiers.review(now);
+        }
+    }
+
+    /// To be called when it comes up, or is given back by the operator: it starts slowly, and what was known of its
+    /// connect time is history.
+    pub fn rises(&self, now: Nanos) {
+        self.verdict.set_risen(now);
+        self.latency.forget();
     }
 
     #[must_use]

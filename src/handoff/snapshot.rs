@@ -86,6 +86,10 @@ pub struct Pool {
     pub hash_port: bool,
     /// In the order of the chooser's weights.
     pub backends: Vec<Backend>,
+    /// Tiers that there are: bit n for tier n.
+    pub tiers: u16,
+    /// A backend's weight grows to full over this time after it came up; 0: at once.
+    pub slow_start_ns: u64,
     pub source: Vec<IpAddr>,
     pub waiters: Arc<Waiters>,
     pub wait: WaitRules,
@@ -127,6 +131,8 @@ pub struct Backend {
     pub target: Target,
     /// 1..=1000, or 0: drains.
     pub weight: u32,
+    /// 0..=15
+    pub tier: u8,
 }
 
 impl Member for Backend {

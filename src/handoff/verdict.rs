@@ -4,9 +4,10 @@
 
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
-use crate::ids::End;
+use crate::ids::{End, Nanos};
 
 use super::breaker::{Breaker, BreakerState};
+use super::field::Standing;
 
 /// The operator's state of a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -82,6 +83,8 @@ pub struct Verdict {
     pub breaker: Breaker,
     /// Whether sessions may come while health is unknown: no check is configured, or one check timeout passed.
     unknown_is_eligible: AtomicU8,
+    /// When it came up last; `u64::MAX` if it never did: then it has its full weight.
+    risen_at: AtomicU64,
     /// epoch (32 bits), end (8), over_ms (24).
     eviction: AtomicU64,
 }
@@ -94,6 +97,7 @@ impl Verdict {
             health: AtomicU8::new(Health::Unknown as u8),
             breaker: Breaker::default(),
             unknown_is_eligible: AtomicU8::new(u8::from(unknown_is_eligible)),
+            risen_at: AtomicU64::new(u64::MAX),
             eviction: AtomicU64::new(0),
         }
     }
@@ -103,19 +107,54 @@ impl Verdict {
     #[inline]
     #[must_use]
     pub fn is_eligible(&self) -> bool {
-        self.is_sound() && self.breaker.admits()
+        self.against(false).is_none()
     }
 
     /// The same as far as operator and checks are concerned.
     #[inline]
     #[must_use]
     pub fn is_sound(&self) -> bool {
-        self.admin() == Admin::Ready
-            && match self.checked() {
-                Health::Up => true,
-                Health::Unknown => self.unknown_is_eligible.load(Ordering::Relaxed) != 0,
-                Health::Down | Health::Ejected | Health::WrongRole => false,
+        self.unsound(false).is_none()
+    }
+
+    /// What speaks against giving it new sessions. What checks say can be ignored; the operator's word and an open breaker
+    /// cannot, nor can a role: a backend of the wrong one is well and would do the wrong thing.
+    #[inline]
+    #[must_use]
+    pub fn against(&self, ignoring_health: bool) -> Option<Standing> {
+        let ejected = || Standing::Health(Health::Ejected);
+        let unsound = self.unsound(ignoring_health);
+        unsound.or_else(|| (!self.breaker.admits()).then(ejected))
+    }
+
+    #[inline]
+    fn unsound(&self, ignoring_health: bool) -> Option<Standing> {
+        let admin = self.admin();
+        if admin != Admin::Ready {
+            return Some(Standing::Admin(admin));
+        }
+        let health = self.checked();
+        let is_fine = match health {
+            Health::Up => true,
+            Health::Unknown => {
+                ignoring_health || self.unknown_is_eligible.load(Ordering::Relaxed) != 0
             }
+            Health::Down | Health::Ejected => ignoring_health,
+            Health::WrongRole => false,
+        };
+        (!is_fine).then_some(Standing::Health(health))
+    }
+
+    /// When it came up last.
+    #[inline]
+    #[must_use]
+    pub fn risen_at(&self) -> Option<Nanos> {
+        let at = self.risen_at.load(Ordering::Relaxed);
+        (at != u64::MAX).then_some(Nanos(at))
+    }
+
+    pub fn set_risen(&self, at: Nanos) {
+        self.risen_at.store(at.0, Ordering::Relaxed);
     }
 
     #[must_use]
@@ -202,6 +241,23 @@ mod tests {
         assert!(verdict.is_eligible());
         verdict.set_admin(Admin::Draining);
         assert!(!verdict.is_eligible());
+    }
+
+    #[test]
+    fn health_can_be_ignored_but_neither_the_operator_nor_a_role() {
+        let verdict = Verdict::new(false);
+        for (health, ignored) in [
+            (Health::Unknown, true),
+            (Health::Up, true),
+            (Health::Down, true),
+            (Health::WrongRole, false),
+        ] {
+            verdict.set_health(health);
+            assert_eq!(verdict.against(true).is_none(), ignored, "{health:?}");
+        }
+        verdict.set_health(Health::Up);
+        verdict.set_admin(Admin::Maintenance);
+        assert!(verdict.against(true).is_some());
     }
 
     #[test]

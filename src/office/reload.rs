@@ -136,6 +136,7 @@ impl Office {
         }
         for backend in &change.returned {
             backend.verdict.set_admin(Admin::Ready);
+            backend.rises(self.board.clock.now());
         }
         // Weight 0 drains, too.
         for (pool, shared) in self.world.plan.pools.iter().zip(&self.world.backends) {

@@ -1,11 +1,13 @@
 //! What the office does at regular intervals: busy shares, recycling of ids and snapshots, names to look up again, and
 //! one line a minute about pauses that workers count but never write.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use crate::balance::{Service, TIERS_MAX};
 use crate::handoff::{Tally, WorkerCounters};
-use crate::ids::Nanos;
+use crate::ids::{Nanos, PoolId};
 
 use super::resolver::AGAIN;
 use super::{Office, checks, start};
@@ -24,6 +26,8 @@ pub struct Tick {
     looked_up: Instant,
     complained: Option<Instant>,
     pauses: [u64; PAUSES.len()],
+    /// Tiers that serve, and whether health is ignored there, as logged last.
+    tiers: BTreeMap<PoolId, (u16, bool)>,
 }
 
 type Pick = fn(&WorkerCounters) -> &Tally;
@@ -62,6 +66,7 @@ impl Tick {
             looked_up: Instant::now(),
             complained: None,
             pauses: [0; PAUSES.len()],
+            tiers: BTreeMap::new(),
         }
     }
 
@@ -74,6 +79,7 @@ impl Office {
     pub(super) fn on_tick(&mut self) {
         checks::log_changes(&self.board);
         let now = self.board.clock.now();
+        self.review_tiers(now);
         if now.since(self.tick.busy_at) >= BUSY_WINDOW_NS {
             self.measure_busy(now);
             self.registry.sweep(now);
@@ -84,6 +90,39 @@ impl Office {
         if self.tick.looked_up.elapsed() >= AGAIN {
             self.tick.looked_up = Instant::now();
             start::look_up_again(&self.world, &self.lookups.0);
+        }
+    }
+
+    /// What only time changes, and the log of what changed since the last tick.
+    fn review_tiers(&mut self, now: Nanos) {
+        let mut changed = false;
+        for pool in &self.board.view().snapshot.pools {
+            changed |= pool.shared.tiers.review(now);
+            let Service {
+                serving,
+                ignoring_health,
+            } = pool.shared.tiers.service();
+            let seen = (serving & pool.tiers, ignoring_health != 0);
+            let name = &pool.shared.name;
+            match self.tick.tiers.insert(pool.shared.id, seen) {
+                Some((before, was_open)) if (before, was_open) != seen => {
+                    if before != seen.0 {
+                        log::warn!("pool {name}: {} now, was {}", tiers(seen.0), tiers(before));
+                    }
+                    match seen.1 {
+                        true if !was_open => log::warn!(
+                            "pool {name}: too few backends are healthy, health is ignored (fail_open)"
+                        ),
+                        false if was_open => log::info!("pool {name}: health counts again"),
+                        _ => {}
+                    }
+                }
+                _ => {}
+            }
+        }
+        if changed {
+            // Who waits may be served by others now.
+            self.board.hatches.ring();
         }
     }
 
@@ -116,5 +155,18 @@ impl Office {
                 log::warn!("{sentence}: {more} times lately, {total} in all");
             }
         }
+    }
+}
+
+/// `tiers 0, 1 serve`
+fn tiers(mask: u16) -> String {
+    let numbers: Vec<String> = (0..TIERS_MAX)
+        .filter(|tier| mask >> tier & 1 == 1)
+        .map(|tier| tier.to_string())
+        .collect();
+    match numbers.as_slice() {
+        [] => "no tier serves".to_owned(),
+        [one] => format!("tier {one} serves"),
+        many => format!("tiers {} serve", many.join(", ")),
     }
 }

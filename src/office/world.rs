@@ -8,13 +8,15 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::balance::{self, Chooser};
-use crate::config::{self, AccessLog, BackendAddress, HealthPlan, Host, Plan, PoolPlan};
+use crate::balance::{self, Chooser, TierRules};
+use crate::config::{
+    self, AccessLog, BackendAddress, HealthPlan, Host, Plan, PoolPlan, TierMode, TierPlan,
+};
 use crate::handoff::{
     Backend, BackendOptions, BackendShared, Keepalive, ListenSocket, Listener, ListenerShared,
-    Phase, Pool, PoolShared, SessionTimes, Snapshot, Spin, Target, WaitRules, Waiters,
+    Phase, Pool, PoolShared, SessionTimes, Snapshot, Spin, Target, TierMember, WaitRules, Waiters,
 };
-use crate::ids::{Address, BackendId};
+use crate::ids::{Address, BackendId, Nanos};
 
 use super::board::BackendNote;
 use super::registry::{BackendKey, Exhausted, Registry};
@@ -31,6 +33,8 @@ pub struct World {
     /// Per listener, in the plan's order.
     sockets: Vec<Vec<Arc<ListenSocket>>>,
     waiters: Vec<Arc<Waiters>>,
+    /// Per pool. Made once: a table for hashing takes its time.
+    choosers: Vec<Chooser>,
 }
 
 impl World {
@@ -74,7 +78,12 @@ impl World {
                     .unwrap_or_else(|| Arc::new(Waiters::new(pool.wait.size)))
             })
             .collect();
+        let choosers = plan.pools.iter().map(|pool| {
+            let kept = before.and_then(|world| world.chooser_for(pool));
+            kept.unwrap_or_else(|| chooser(pool))
+        });
         Ok(World {
+            choosers: choosers.collect(),
             plan,
             resolved,
             listeners,
@@ -88,6 +97,37 @@ impl World {
     fn waiters_of(&self, pool: &Arc<PoolShared>) -> Option<Arc<Waiters>> {
         let place = self.pools.iter().position(|own| Arc::ptr_eq(own, pool))?;
         self.waiters.get(place).map(Arc::clone)
+    }
+
+    /// The chooser of the pool of this name, if it would not be made otherwise now.
+    fn chooser_for(&self, plan: &PoolPlan) -> Option<Chooser> {
+        let place = self
+            .plan
+            .pools
+            .iter()
+            .position(|own| own.name == plan.name)?;
+        let own = &self.plan.pools[place];
+        let pairs = || own.backends.iter().zip(&plan.backends);
+        let same = own.algorithm == plan.algorithm
+            && own.backends.len() == plan.backends.len()
+            && pairs().all(|(own, new)| own.name == new.name && own.weight == new.weight);
+        same.then(|| self.choosers[place].clone())
+    }
+
+    /// Tells each pool's tiers who is there, and has them judged. Before a snapshot with changed backends is published.
+    pub fn set_up_tiers(&self, now: Nanos) {
+        for (place, pool) in self.plan.pools.iter().enumerate() {
+            let members = pool.backends.iter().zip(&self.backends[place]);
+            let members: Vec<TierMember> = members
+                .map(|(backend, shared)| TierMember {
+                    tier: backend.tier,
+                    weight: backend.weight,
+                    backend: Arc::clone(shared),
+                })
+                .collect();
+            let tiers = &self.pools[place].tiers;
+            tiers.set_up(tier_rules(&pool.tiers), &members, now);
+        }
     }
 
     /// The weight that a backend has here.
@@ -129,7 +169,7 @@ impl World {
                 shared: Arc::clone(&self.listeners[i]),
                 pool: self.pools[listener.pool].id,
                 sockets: self.sockets[i].clone(),
-                wants_address: journal || pool.algorithm == config::Algorithm::SourceHash,
+                wants_address: journal || algorithm(pool.algorithm).hashes(),
             })
         });
         Snapshot {
@@ -150,17 +190,19 @@ impl World {
 
     fn pool(&self, place: usize) -> Pool {
         let plan = &self.plan.pools[place];
-        let weights: Vec<u32> = plan.backends.iter().map(|backend| backend.weight).collect();
-        let names: Vec<&str> = plan.backends.iter().map(|b| b.name.as_str()).collect();
+        let tiers = plan.backends.iter().map(|backend| 1u16 << backend.tier);
         let backends = plan.backends.iter().zip(&self.backends[place]);
         let backends = backends.map(|(backend, shared)| Backend {
             shared: Arc::clone(shared),
             target: target(&backend.address, &self.resolved).unwrap_or(Target::Unresolved),
             weight: backend.weight,
+            tier: backend.tier,
         });
         Pool {
             shared: Arc::clone(&self.pools[place]),
-            chooser: Chooser::new(algorithm(plan.algorithm), &weights, &names),
+            chooser: self.choosers[place].clone(),
+            tiers: tiers.fold(0, |all, tier| all | tier),
+            slow_start_ns: nanoseconds(plan.tiers.slow_start.unwrap_or_default()),
             hash_seed: plan.hash_seed,
             hash_port: plan.hash_key == config::HashKey::AddressPort,
             backends: backends.collect(),
@@ -227,7 +269,27 @@ fn algorithm(algorithm: config::Algorithm) -> balance::Algorithm {
         config::Algorithm::PowerOfTwo => balance::Algorithm::PowerOfTwo,
         config::Algorithm::Random => balance::Algorithm::Random,
         config::Algorithm::SourceHash => balance::Algorithm::SourceHash,
+        config::Algorithm::Maglev => balance::Algorithm::Maglev,
+        config::Algorithm::LeastLatency => balance::Algorithm::LeastLatency,
         config::Algorithm::First => balance::Algorithm::First,
+    }
+}
+
+fn chooser(plan: &PoolPlan) -> Chooser {
+    let weights: Vec<u32> = plan.backends.iter().map(|backend| backend.weight).collect();
+    let names: Vec<&str> = plan.backends.iter().map(|b| b.name.as_str()).collect();
+    Chooser::new(algorithm(plan.algorithm), &weights, &names)
+}
+
+fn tier_rules(plan: &TierPlan) -> TierRules {
+    TierRules {
+        min_eligible: plan.min_eligible,
+        mode: match plan.mode {
+            TierMode::Takeover => balance::TierMode::Takeover,
+            TierMode::Join => balance::TierMode::Join,
+        },
+        failback_after_ns: nanoseconds(plan.failback_after),
+        fail_open_percent: plan.fail_open,
     }
 }
 
@@ -300,6 +362,28 @@ address = "db.test:+10"
         let world = World::claim(plan, resolved, vec![Vec::new()], registry, old).unwrap();
         registry.commit();
         world
+    }
+
+    #[test]
+    fn what_check_says_of_large_pools_is_what_they_do() {
+        let text = |backends: usize| -> String {
+            let backend = |n| format!("[[pool.backend]]\naddress = \"127.0.0.1:{}\"\n", n + 1);
+            let backends: String = (0..backends).map(backend).collect();
+            format!(
+                "[[listener]]\nname = \"l\"\nbind = \"127.0.0.1:7000\"\npool = \"p\"\n[[pool]]\nname = \"p\"\n{backends}"
+            )
+        };
+        for (backends, exact) in [(64, true), (65, false)] {
+            let world = world(
+                &text(backends),
+                &mut Registry::new(1),
+                Resolved::new(),
+                None,
+            );
+            assert_eq!(world.choosers[0].is_deterministic(), exact);
+            let said = world.plan.pools[0].algorithm_text();
+            assert_eq!(said == "least-connections", exact, "{said}");
+        }
     }
 
     #[test]

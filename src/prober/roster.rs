@@ -158,7 +158,7 @@ impl Roster {
             }
             self.appointments.pop();
             match next.what {
-                What::GraceEnds => self.end_grace(next.place),
+                What::GraceEnds => self.end_grace(next.place, now),
                 What::Check => {
                     let assignment = self.start(next.place, now);
                     if assignment.is_some() {
@@ -363,11 +363,12 @@ impl Roster {
     }
 
     /// One check timeout has passed since the backend came: without a verdict it may serve.
-    fn end_grace(&mut self, place: usize) {
+    fn end_grace(&mut self, place: usize, now: Nanos) {
         let entry = &mut self.entries[place];
         entry.grace_ends = None;
         if entry.streak.health() == Health::Unknown {
             entry.target.backend.verdict.set_unknown_is_eligible(true);
+            entry.target.backend.review_tiers(now);
             self.bell = true;
         }
     }
@@ -388,6 +389,10 @@ impl Entry {
         let backend = &self.target.backend;
         let from = backend.verdict.health();
         backend.verdict.set_health(to);
+        if to == Health::Up {
+            backend.rises(now);
+        }
+        backend.review_tiers(now);
         if let (Health::Down, OnDown::Close { over_ms }) = (to, self.target.on_down) {
             backend.verdict.evict(End::BackendDown, over_ms);
         }

@@ -9,8 +9,8 @@ use super::chance::Chance;
 use super::report::{Finding, HealthChange, Reason};
 use super::roster::{Assignment, Roster};
 use super::target::{Announce, Check, OnDown, Rules, Target};
-use crate::handoff::{BackendShared, Health};
-use crate::ids::{Address, BackendId, CheckResult, End, Nanos, millis};
+use crate::handoff::{BackendShared, Health, PoolShared, TierMember, TierMode, TierRules};
+use crate::ids::{Address, BackendId, CheckResult, End, Nanos, PoolId, millis};
 
 const RULES: Rules = Rules {
     interval_ns: millis(2_000),
@@ -522,4 +522,43 @@ proptest! {
         expected.sort();
         prop_assert_eq!(due, expected);
     }
+}
+
+#[test]
+fn a_backend_that_comes_up_has_risen_and_its_pool_hears_of_it_at_once() {
+    let (one, other) = (backend(1), backend(2));
+    let pool = PoolShared::new(PoolId(0), "pool", 1);
+    let members = [(0, &one), (1, &other)].map(|(tier, backend)| TierMember {
+        tier,
+        weight: 100,
+        backend: Arc::clone(backend),
+    });
+    let rules = TierRules {
+        min_eligible: 1,
+        mode: TierMode::Takeover,
+        failback_after_ns: 0,
+        fail_open_percent: 0,
+    };
+    pool.tiers.set_up(rules, &members, Nanos(0));
+    let mut roster = roster();
+    roster.publish(vec![target(&one), target(&other)], Nanos(0));
+    assert_eq!(one.verdict.risen_at(), None);
+    one.latency.add(millis(1), Nanos(0));
+    let (first, at) = next_check(&mut roster);
+    roster.hear(first.ticket, finding(CheckResult::Ok), None, at.after(7));
+    assert_eq!(one.verdict.risen_at(), Some(at.after(7)));
+    assert_eq!(one.latency.read(at), None, "another life");
+    assert_eq!(pool.tiers.service().serving, 0b01);
+    let (second, at) = next_check(&mut roster);
+    roster.hear(second.ticket, finding(CheckResult::Ok), None, at);
+    assert_eq!(pool.tiers.service().serving, 0b01);
+    while one.verdict.health() == Health::Up {
+        let (check, at) = next_check(&mut roster);
+        let result = match check.place.address == first.place.address {
+            true => CheckResult::Refused,
+            false => CheckResult::Ok,
+        };
+        roster.hear(check.ticket, finding(result), None, at);
+    }
+    assert_eq!(pool.tiers.service().serving, 0b10);
 }

@@ -5,35 +5,15 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crate::balance::{Algorithm, Candidates, Draw, hash_client};
-use crate::handoff::{BackendShared, Capacity, Grant, Pool, Reservation, Snapshot, Target, Ticket};
-use crate::ids::{BackendId, PoolId, SessionKey, Side};
+use crate::balance::{Algorithm, Draw};
+use crate::handoff::{
+    BackendShared, Capacity, Grant, Pool, Reservation, Snapshot, Standing, Ticket,
+};
+use crate::ids::{BackendId, Nanos, PoolId, SessionKey, Side};
 use crate::session::{Event, Phase};
 use crate::uring::Kernel;
 
 use super::engine::Worker;
-
-/// A pool's backends at the moment of a choice.
-struct Field<'a> {
-    pool: &'a Pool,
-    /// Passed over: tried before, or found full by a reservation that lost a race.
-    excluded: &'a [BackendId],
-}
-
-impl Candidates for Field<'_> {
-    fn is_open(&self, i: usize) -> bool {
-        let backend = &self.pool.backends[i];
-        let shared = &backend.shared;
-        shared.verdict.is_eligible()
-            && !shared.capacity.looks_full()
-            && backend.target != Target::Unresolved
-            && !self.excluded.contains(&shared.id)
-    }
-
-    fn sessions(&self, i: usize) -> u32 {
-        self.pool.backends[i].shared.sessions()
-    }
-}
 
 /// A backend with a place on it.
 struct Reserved<'a> {
@@ -58,10 +38,10 @@ impl<K: Kernel> Worker<K> {
         let found = if queue_first {
             None
         } else {
-            reserve(&pool, &tried, hash, random)
+            reserve(&pool, &tried, hash, random, self.now)
         };
         let (found, repeated) = match found {
-            None if !first => (reserve(&pool, &[], hash, random), true),
+            None if !first => (reserve(&pool, &[], hash, random, self.now), true),
             found => (found, false),
         };
         match found {
@@ -173,7 +153,7 @@ impl<K: Kernel> Worker<K> {
         let Some(pool) = self.world.pool(id).cloned() else {
             return;
         };
-        while pool.waiters.live() > 0 && any_open(&pool) {
+        while pool.waiters.live() > 0 && pool.any_open(self.now) {
             let Some(ticket) = pool.waiters.oldest() else {
                 return;
             };
@@ -181,7 +161,7 @@ impl<K: Kernel> Worker<K> {
                 continue;
             }
             let random = self.random();
-            let Some(reserved) = reserve(&pool, &[], ticket.hash, random) else {
+            let Some(reserved) = reserve(&pool, &[], ticket.hash, random, self.now) else {
                 // Another worker was faster.
                 let _ = pool.waiters.put_back(ticket);
                 return;
@@ -241,12 +221,9 @@ impl<K: Kernel> Worker<K> {
             return false;
         };
         let mut backends = pool.backends.iter();
-        backends.any(|backend| {
-            Arc::ptr_eq(&backend.shared, &grant.backend)
-                && backend.weight > 0
-                && backend.target != Target::Unresolved
-                && backend.shared.verdict.is_eligible()
-        })
+        let place = backends.position(|one| Arc::ptr_eq(&one.shared, &grant.backend));
+        // It may be full by the very place that was granted.
+        place.is_some_and(|i| matches!(pool.standing(i, self.now), Standing::Open | Standing::Full))
     }
 
     /// What a session got was nothing: it is the next to be served.
@@ -285,7 +262,7 @@ impl<K: Kernel> Worker<K> {
         let pool = self.world.pool(grant.pool).cloned();
         if tried.contains(&grant.backend.id)
             && let Some(pool) = pool
-            && let Some(other) = reserve(&pool, &tried, hash, random)
+            && let Some(other) = reserve(&pool, &tried, hash, random, self.now)
         {
             grant.release();
             self.take_backend(grant.session, other.backend, other.held);
@@ -382,12 +359,21 @@ impl<K: Kernel> Worker<K> {
             return random;
         };
         match client {
-            Some(client) if pool.chooser.algorithm() == Algorithm::SourceHash => hash_client(
-                pool.hash_seed,
-                client.ip(),
-                pool.hash_port.then(|| client.port()),
-            ),
+            Some(client) if pool.chooser.algorithm().hashes() => pool.hash_of(client),
             _ => random,
+        }
+    }
+
+    /// Connect times, for the pools that choose by them.
+    pub(super) fn note_latency(&mut self, key: SessionKey, took_ns: u64) {
+        let Some(tenant) = self.slots.get_mut(key) else {
+            return;
+        };
+        let pool = self.world.pool(tenant.pool);
+        if pool.is_some_and(|pool| pool.chooser.algorithm() == Algorithm::LeastLatency)
+            && let Some(backend) = tenant.backend.and_then(|id| self.world.backend(id))
+        {
+            backend.shared.latency.add(took_ns, self.now);
         }
     }
 
@@ -408,22 +394,14 @@ fn adopt(capacity: &Capacity) -> bool {
     limited
 }
 
-fn any_open(pool: &Pool) -> bool {
-    let field = Field {
-        pool,
-        excluded: &[],
-    };
-    (0..pool.backends.len()).any(|i| pool.backends[i].weight > 0 && field.is_open(i))
-}
-
 /// Chooses and reserves. A race for the last place is run again with the next best, as often as there are backends.
 fn reserve<'a>(
     pool: &'a Pool,
     excluded: &[BackendId],
     hash: u64,
     random: u64,
+    now: Nanos,
 ) -> Option<Reserved<'a>> {
-    let field = Field { pool, excluded };
     for race in 0..=pool.backends.len() as u64 {
         let turn = pool.shared.turn.fetch_add(1, Ordering::Relaxed);
         let draw = Draw {
@@ -431,7 +409,7 @@ fn reserve<'a>(
             random: random.rotate_left(race as u32),
             hash,
         };
-        let chosen = pool.chooser.choose(&field, draw)?;
+        let chosen = pool.choose(excluded, draw, now)?;
         let shared = &pool.backends[chosen].shared;
         let held = match shared.capacity.reserve() {
             Reservation::Unneeded => false,

@@ -1,11 +1,14 @@
 //! The street a session's bytes walk: answer → event → decision → action → operation. Nothing is decided here.
 
-use crate::ids::{ConnectFailure, ReceiveEnd, SessionKey, Side, Source, StreamKey};
+use crate::ids::{ConnectFailure, ReceiveEnd, SessionKey, Side, Source, StreamKey, millis};
 use crate::session::{Action, Desk, Event, Ticket};
 use crate::uring::{Answer, Kernel, Parcel, Route};
 
 use super::engine::Worker;
 use super::world::Way;
+
+/// What a failed attempt counts as connect time at least: one that is refused at once must not look fast.
+const FAILED_ATTEMPT_NS: u64 = millis(100);
 
 impl Ticket for Parcel {
     fn is_full(&self) -> bool {
@@ -217,19 +220,22 @@ impl<K: Kernel> Worker<K> {
             counters.connect.record(took);
             counters.retries.add(u64::from(attempts.saturating_sub(1)));
         }
+        self.note_latency(key, took);
     }
 
     fn note_connect_failure(&mut self, key: SessionKey, failure: ConnectFailure) {
         let Some(tenant) = self.slots.get_mut(key) else {
             return;
         };
-        tenant.connect_ns += self.now.since(tenant.connect_began);
+        let took = self.now.since(tenant.connect_began);
+        tenant.connect_ns += took;
         if let Some(counters) = tenant
             .backend
             .and_then(|id| self.world.backend_counters(id))
         {
             counters.connect_failures[failure.index()].add(1);
         }
+        self.note_latency(key, took.max(FAILED_ATTEMPT_NS));
     }
 
     fn note_delivered(&mut self, key: SessionKey, from: Side, bytes: u32, spliced: bool) {

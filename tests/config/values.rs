@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use ringway::config::{
     AccessLog, Algorithm, BackendAddress, CheckKind, CheckPlan, DnsPlan, Expect, HashKey,
-    HealthPlan, Host, Keepalive, LogFormat, OnFin, OnLoss, Said, Spin, UdpPlan, backend_address_of,
-    load,
+    HealthPlan, Host, Keepalive, LogFormat, OnFin, OnLoss, Said, Spin, TierMode, TierPlan, UdpPlan,
+    backend_address_of, load,
 };
 use ringway::ids::Address;
 
@@ -68,6 +68,14 @@ fn defaults_are_those_of_the_specification() {
         (None, None, keepalive)
     );
     assert_eq!((pool.on_down, pool.on_drain), (OnLoss::Keep, OnLoss::Keep));
+    let tiers = TierPlan {
+        min_eligible: 1,
+        mode: TierMode::Takeover,
+        failback_after: seconds(10),
+        fail_open: 0,
+        slow_start: None,
+    };
+    assert_eq!(pool.tiers, tiers);
     assert_eq!(
         pool.health,
         HealthPlan::Check(CheckPlan {
@@ -83,6 +91,7 @@ fn defaults_are_those_of_the_specification() {
     let backend = &pool.backends[0];
     assert_eq!(backend.name, "127.0.0.1:1");
     assert_eq!((backend.weight, backend.max_connections), (100, None));
+    assert_eq!(backend.tier, 0);
 }
 
 #[test]
@@ -94,8 +103,9 @@ fn values_that_are_right_arrive() {
         "max_connections = 7\nkeepalive = { idle = \"0s\" }\nuser_timeout = \"20s\"\nfreebind = true",
         "algorithm = \"source-hash\"\nhash_key = \"address-port\"\nhash_seed = 9\nsource = [\"127.0.0.2\", \"::1\"]\n\
          wait = { size = 0 }\non_down = \"close\"\non_drain = \"close over 10s\"\nhealth = { kind = \"none\" }\n\
-         idle_timeout = \"1h 30m\"",
-        "name = \"b\"\nweight = 0\nmax_connections = 100",
+         idle_timeout = \"1h 30m\"\nmin_eligible = 2\ntier_mode = \"join\"\nfailback_after = \"0s\"\nfail_open = 30\n\
+         slow_start = \"20s\"",
+        "name = \"b\"\nweight = 0\nmax_connections = 100\ntier = 15",
     ));
     assert_eq!(
         (
@@ -129,6 +139,14 @@ fn values_that_are_right_arrive() {
     let sources: [IpAddr; 2] = ["127.0.0.2".parse().unwrap(), "::1".parse().unwrap()];
     assert_eq!(pool.source, sources);
     assert_eq!(pool.wait.size, 0);
+    let tiers = TierPlan {
+        min_eligible: 2,
+        mode: TierMode::Join,
+        failback_after: Duration::ZERO,
+        fail_open: 30,
+        slow_start: Some(Duration::from_secs(20)),
+    };
+    assert_eq!((pool.tiers, pool.backends[0].tier), (tiers, 15));
     assert_eq!(
         pool.on_down,
         OnLoss::Close {
@@ -407,6 +425,12 @@ fn the_example_is_valid_and_shows_the_defaults() {
         "max_lifetime",
         "on_down",
         "on_drain",
+        "min_eligible",
+        "tier_mode",
+        "failback_after",
+        "fail_open",
+        "slow_start",
+        "tier",
         "kind",
         "interval",
         "fast_interval",

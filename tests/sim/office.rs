@@ -526,6 +526,7 @@ impl PoolSeat {
             shared: Arc::clone(&seat.shared),
             target: seat.target.clone(),
             weight: seat.weight,
+            tier: 0,
         });
         Pool {
             shared: Arc::clone(&self.shared),
@@ -533,6 +534,8 @@ impl PoolSeat {
             hash_seed: 7,
             hash_port: true,
             backends: backends.collect(),
+            tiers: 1,
+            slow_start_ns: 0,
             source: Vec::new(),
             waiters: Arc::clone(&self.waiters),
             wait: self.wait,

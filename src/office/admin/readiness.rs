@@ -2,7 +2,6 @@
 
 use serde_json::{Value, json};
 
-use crate::handoff::{Backend, Target};
 use crate::office::board::Board;
 
 /// What `/readyz` says.
@@ -13,15 +12,6 @@ pub struct Readiness {
     without: Vec<(String, String)>,
 }
 
-/// Whether a new session may go to this backend now.
-#[must_use]
-pub fn is_eligible(backend: &Backend) -> bool {
-    backend.weight > 0
-        && backend.target != Target::Unresolved
-        && backend.shared.verdict.is_eligible()
-        && !backend.shared.capacity.looks_full()
-}
-
 #[must_use]
 pub fn of(board: &Board) -> Readiness {
     let view = board.view();
@@ -29,7 +19,7 @@ pub fn of(board: &Board) -> Readiness {
     let without = listeners.filter_map(|listener| {
         let pools = &view.snapshot.pools;
         let pool = pools.iter().find(|pool| pool.shared.id == listener.pool)?;
-        let served = pool.backends.iter().any(is_eligible);
+        let served = pool.any_open(board.clock.now());
         (!served).then(|| (listener.shared.name.clone(), pool.shared.name.clone()))
     });
     Readiness {

@@ -7,9 +7,9 @@ use std::time::SystemTime;
 
 use serde_json::{Value, json};
 
-use crate::handoff::{Backend, BackendShared, Listener, Phase, Pool, Target};
+use crate::balance::{Service, TIERS_MAX};
+use crate::handoff::{Backend, BackendShared, Listener, Phase, Pool, Standing, Target};
 use crate::ids::{BackendId, Clock, ConnectFailure, End, Refusal};
-use crate::office::admin::readiness::is_eligible;
 use crate::office::board::{Board, Reloads, View};
 use crate::prober::BackendReport;
 
@@ -173,20 +173,39 @@ impl Checks {
 }
 
 fn pool(view: &View, checks: &Checks, pool: &Pool) -> Value {
-    let backends = pool.backends.iter();
-    let backends: Vec<Value> = backends.map(|b| backend(view, checks, b)).collect();
+    let now = checks.clock.now();
+    let backends = pool.backends.iter().enumerate();
+    let backends: Vec<Value> = backends
+        .map(|(i, backend)| {
+            let mut value = backend_of(view, checks, backend);
+            value["eligible"] = json!(pool.standing(i, now) == Standing::Open);
+            value["weight_now"] = json!(pool.ramp(i, now).share() * f64::from(backend.weight));
+            value
+        })
+        .collect();
+    let Service {
+        serving,
+        ignoring_health,
+    } = pool.shared.tiers.service();
     let retries = pool.shared.workers.iter().map(|shard| shard.retries.read());
     json!({
         "name": pool.shared.name,
         "algorithm": view.algorithm(pool.shared.id),
         "waiting": pool.waiters.live(),
         "wait_size": pool.waiters.size(),
+        "serving_tiers": tiers(serving & pool.tiers),
+        "ignoring_health": ignoring_health != 0,
         "retries": retries.sum::<u64>(),
         "backends": backends,
     })
 }
 
-fn backend(view: &View, checks: &Checks, backend: &Backend) -> Value {
+fn tiers(mask: u16) -> Vec<usize> {
+    let is_in = |tier: &usize| mask >> tier & 1 == 1;
+    (0..TIERS_MAX).filter(is_in).collect()
+}
+
+fn backend_of(view: &View, checks: &Checks, backend: &Backend) -> Value {
     let mut value = shared_part(&backend.shared);
     let note = view.notes.get(&backend.shared.id);
     value["address"] = json!(note.map(|note| &note.address));
@@ -197,7 +216,7 @@ fn backend(view: &View, checks: &Checks, backend: &Backend) -> Value {
     };
     value["unresolved"] = json!(note.and_then(|note| note.unresolved.as_ref()));
     value["weight"] = json!(backend.weight);
-    value["eligible"] = json!(is_eligible(backend));
+    value["tier"] = json!(backend.tier);
     checks.write(backend.shared.id, &mut value);
     value
 }
