@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 
 use crate::handoff::{BackendShared, Capacity, Hatches, Snapshot};
 use crate::ids::{BackendId, Clock, ListenerId, PoolId};
-use crate::prober::{BackendReport, HealthChange, Prober, Target as Watched};
+use crate::prober::{BackendReport, Complaint, HealthChange, Prober, Target as Watched};
 
 /// Names by id, retired ones included.
 #[derive(Debug, Default, Clone)]
@@ -149,6 +149,16 @@ impl Board {
         let prober = self.prober.lock();
         let changes = prober.iter().flat_map(|prober| prober.changes().try_iter());
         changes.collect()
+    }
+
+    /// Failed checks since the last call that are worth a line.
+    #[must_use]
+    pub fn check_complaints(&self) -> Vec<Complaint> {
+        let prober = self.prober.lock();
+        let complaints = prober
+            .iter()
+            .flat_map(|prober| prober.complaints().try_iter());
+        complaints.collect()
     }
 
     #[must_use]

@@ -135,8 +135,19 @@ fn rules(check: &CheckPlan) -> Rules {
     }
 }
 
-/// One line per change of health.
+/// One line per change of health, and one for a failed check that changes nothing: the prober has seen to it that there
+/// are few of those.
 pub fn log_changes(board: &Board) {
+    for complaint in board.check_complaints() {
+        let backend = &complaint.backend;
+        log::warn!(
+            "backend {}/{} stays {} for now: {}",
+            backend.pool,
+            backend.name,
+            complaint.health.word(),
+            complaint.reason
+        );
+    }
     for change in board.health_changes() {
         let backend = &change.backend;
         let level = match change.to {

@@ -5,6 +5,7 @@
 //! of checks there are is in `kinds`; an own stall never takes a backend down. Nobody but this room touches tokio-uring.
 
 mod chance;
+mod complaints;
 mod kinds;
 mod line;
 mod report;
@@ -45,7 +46,7 @@ use self::watch::{Desk, Watch};
 
 pub use crate::wire::expect::Expect;
 pub use kinds::{Dns, Http, Redis, SendExpect, Step, Udp};
-pub use report::{BackendReport, Finding, HealthChange, Latest, Reason};
+pub use report::{BackendReport, Complaint, Finding, HealthChange, Latest, Reason};
 pub use target::{Announce, Check, OnDown, Rules, Target};
 pub use words::Words;
 
@@ -64,6 +65,7 @@ const STOP_WITHIN: Duration = Duration::from_secs(2);
 pub struct Prober {
     desk: Arc<Desk>,
     changes: Receiver<HealthChange>,
+    complaints: Receiver<Complaint>,
     ended: Receiver<()>,
     thread: Option<JoinHandle<()>>,
 }
@@ -82,6 +84,7 @@ impl Prober {
             changes_lost: AtomicU64::new(0),
         });
         let (to_office, changes) = bounded(CHANGES_MAX);
+        let (complain, complaints) = bounded(CHANGES_MAX);
         let (tell_started, started) = bounded(1);
         let (tell_ended, ended) = bounded(1);
         let thread = std::thread::Builder::new()
@@ -89,7 +92,7 @@ impl Prober {
             .spawn({
                 let desk = Arc::clone(&desk);
                 move || {
-                    live(desk, hatches, to_office, clock, &tell_started);
+                    live(desk, hatches, (to_office, complain), clock, &tell_started);
                     let _ = tell_ended.send(());
                 }
             })?;
@@ -101,6 +104,7 @@ impl Prober {
         started.map(|()| Prober {
             desk,
             changes,
+            complaints,
             ended,
             thread: Some(thread),
         })
@@ -117,6 +121,12 @@ impl Prober {
     #[must_use]
     pub fn changes(&self) -> &Receiver<HealthChange> {
         &self.changes
+    }
+
+    /// Failed checks that are worth a line of the log and changed nothing.
+    #[must_use]
+    pub fn complaints(&self) -> &Receiver<Complaint> {
+        &self.complaints
     }
 
     /// Changes of health that found the channel full, since the start.
@@ -158,7 +168,7 @@ impl Drop for Prober {
 fn live(
     desk: Arc<Desk>,
     hatches: Arc<Hatches>,
-    changes: Sender<HealthChange>,
+    (changes, complaints): (Sender<HealthChange>, Sender<Complaint>),
     clock: Clock,
     tell_started: &Sender<io::Result<()>>,
 ) {
@@ -177,6 +187,7 @@ fn live(
         desk,
         hatches,
         changes,
+        complaints,
         clock,
         stall: Rc::new(StallWatch::new()),
         checks: JoinSet::new(),

@@ -64,6 +64,14 @@ pub struct HealthChange {
     pub at: Nanos,
 }
 
+/// A check that failed, where that is worth a line of the log and is no change of health.
+#[derive(Clone, Debug)]
+pub struct Complaint {
+    pub backend: Arc<BackendShared>,
+    pub health: Health,
+    pub reason: Reason,
+}
+
 /// What one check found. Kinds make it; how long it took is filled in by whoever ran the check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {

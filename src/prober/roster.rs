@@ -10,8 +10,9 @@ use crate::handoff::{BackendShared, Health};
 use crate::ids::{CheckResult, End, Nanos, millis};
 
 use super::chance::Chance;
+use super::complaints::Complaints;
 use super::line::Line;
-use super::report::{Finding, HealthChange, History, Reason};
+use super::report::{Complaint, Finding, HealthChange, History, Reason};
 use super::streak::Streak;
 use super::target::{Check, OnDown, Place, Rules, Target};
 
@@ -50,6 +51,7 @@ struct Entry {
     grace_ends: Option<Nanos>,
     /// What the last check left for the next one; let go when the target changes.
     kept: Option<Line>,
+    told: Complaints,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,6 +90,7 @@ pub struct Roster {
     chance: Chance,
     serials: u64,
     changes: Vec<HealthChange>,
+    complaints: Vec<Complaint>,
     /// A verdict was written that workers should look at.
     bell: bool,
 }
@@ -101,6 +104,7 @@ impl Roster {
             chance,
             serials: 0,
             changes: Vec::new(),
+            complaints: Vec::new(),
             bell: false,
         }
     }
@@ -129,6 +133,10 @@ impl Roster {
             self.entries.push(entry);
         }
         self.spread(&newcomers, now);
+        self.make_appointments();
+    }
+
+    fn make_appointments(&mut self) {
         self.appointments.clear();
         for (place, entry) in self.entries.iter().enumerate() {
             let check = match entry.next {
@@ -142,6 +150,19 @@ impl Roster {
             }
             entry.tell_next_check();
         }
+    }
+
+    /// The prober stood still for so long, until `now`. Checks that came due meanwhile are put off by as much, so that
+    /// they stay as far apart as they were instead of being made all at once.
+    pub fn stood_still(&mut self, now: Nanos, late_ns: u64) {
+        for entry in &mut self.entries {
+            if let Next::Due(at) = &mut entry.next
+                && *at < now
+            {
+                *at = at.after(late_ns).max(now);
+            }
+        }
+        self.make_appointments();
     }
 
     /// When something is due next.
@@ -200,16 +221,21 @@ impl Roster {
             let change = entry.streak.hear(result, &rules);
             if let Some(health) = change {
                 let reason = finding.reason();
+                entry.told.is_due(&reason, now);
                 self.changes.push(entry.change_health(health, reason, now));
                 self.bell = true;
+            } else {
+                self.complaints.extend(entry.complain(&finding, now));
             }
             entry.history.record(finding, now);
-            let wait = if result == CheckResult::Void {
-                rules.fast_interval_ns.min(VOID_AGAIN_NS)
+            if result == CheckResult::Void {
+                // Many may be void at once, after a stall: not all at this moment again.
+                let wait = rules.fast_interval_ns.min(VOID_AGAIN_NS);
+                now.after(self.chance.about(wait))
             } else {
-                entry.pace(&rules)
-            };
-            started.after(self.chance.about(wait)).max(now)
+                let wait = entry.pace(&rules);
+                started.after(self.chance.about(wait)).max(now)
+            }
         };
         self.entries[place].next = Next::Due(due);
         self.entries[place].tell_next_check();
@@ -223,6 +249,11 @@ impl Roster {
     /// Changes of health since the last call.
     pub fn take_changes(&mut self) -> Vec<HealthChange> {
         std::mem::take(&mut self.changes)
+    }
+
+    /// Failed checks since the last call that are worth a line.
+    pub fn take_complaints(&mut self) -> Vec<Complaint> {
+        std::mem::take(&mut self.complaints)
     }
 
     /// Whether the workers' bells are to be rung for what happened since the last call.
@@ -248,6 +279,7 @@ impl Roster {
             next: Next::None,
             grace_ends: None,
             kept: None,
+            told: Complaints::default(),
         };
         if entry.target.address.is_none() {
             self.settle(&mut entry, Health::Down, Reason::Unresolved, now);
@@ -404,6 +436,19 @@ impl Entry {
             reason,
             at: now,
         }
+    }
+
+    /// A failure that changed nothing, if it is to be told.
+    fn complain(&mut self, finding: &Finding, now: Nanos) -> Option<Complaint> {
+        if matches!(finding.result, CheckResult::Ok | CheckResult::Void) {
+            return None;
+        }
+        let reason = finding.reason();
+        self.told.is_due(&reason, now).then(|| Complaint {
+            backend: Arc::clone(&self.target.backend),
+            health: self.streak.health(),
+            reason,
+        })
     }
 
     fn tell_next_check(&self) {

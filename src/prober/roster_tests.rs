@@ -213,6 +213,69 @@ fn a_void_check_changes_nothing_and_is_made_again_soon() {
 }
 
 #[test]
+fn checks_missed_while_standing_still_stay_as_far_apart_as_they_were() {
+    let mut roster = roster();
+    let backends: Vec<_> = (0..100).map(backend).collect();
+    roster.publish(backends.iter().map(target).collect(), Nanos(0));
+    for _ in &backends {
+        check(&mut roster, CheckResult::Ok);
+    }
+    let moment = |roster: &Roster, n: usize| roster.histories()[n].latest.lock().next_check;
+    let before: Vec<_> = (0..100).map(|n| moment(&roster, n).unwrap()).collect();
+    // Awake again at 4.5 s instead of 1.5 s: every check came due meanwhile.
+    let (late, now) = (millis(3_000), Nanos(millis(4_500)));
+    roster.stood_still(now, late);
+    for (n, due) in before.iter().enumerate() {
+        let expected = due.after(late).max(now);
+        assert_eq!(moment(&roster, n), Some(expected));
+    }
+    let mut moments: Vec<_> = (0..100).map(|_| next_check(&mut roster).1).collect();
+    moments.sort_unstable();
+    let at_once = moments
+        .iter()
+        .filter(|at| at.since(now) < millis(100))
+        .count();
+    assert!(at_once < 20, "{at_once} at once");
+    // What was not due yet keeps its moment.
+    let mut roster = Roster::new(Chance::from_seed(7));
+    roster.publish(vec![target(&backends[0])], Nanos(0));
+    check(&mut roster, CheckResult::Ok);
+    let due = moment(&roster, 0);
+    roster.stood_still(Nanos(millis(300)), millis(200));
+    assert_eq!(moment(&roster, 0), due);
+}
+
+#[test]
+fn repeated_failures_are_told_once_and_a_change_tells_its_own() {
+    let mut roster = roster();
+    roster.publish(vec![target(&backend(0))], Nanos(0));
+    check(&mut roster, CheckResult::Ok);
+    let mut told = Vec::new();
+    for result in [
+        CheckResult::Timeout,
+        CheckResult::Timeout,
+        CheckResult::Refused,
+        CheckResult::Refused,
+        CheckResult::Timeout,
+        CheckResult::Void,
+        CheckResult::Ok,
+    ] {
+        check(&mut roster, result);
+        told.extend(
+            roster
+                .take_complaints()
+                .into_iter()
+                .map(|c| (c.health, c.reason)),
+        );
+    }
+    // The refusal took it down: that is a change and needs no complaint.
+    assert_eq!(
+        told,
+        [(Health::Up, Finding::of(CheckResult::Timeout).reason())]
+    );
+}
+
+#[test]
 fn without_a_verdict_it_may_serve_after_one_timeout() {
     let backend = backend(0);
     let mut roster = roster();

@@ -32,11 +32,14 @@ impl StallWatch {
         self.awake_again.set(at);
     }
 
-    /// The prober is awake and it is `now`.
-    pub fn look(&self, now: Nanos) {
-        if now.since(self.awake_again.get()) > LATE_NS {
-            self.last_stall_ended.set(now);
+    /// The prober is awake and it is `now`. Returns for how long it stood still, in nanoseconds; 0 if it did not.
+    pub fn look(&self, now: Nanos) -> u64 {
+        let late_ns = now.since(self.awake_again.get());
+        if late_ns <= LATE_NS {
+            return 0;
         }
+        self.last_stall_ended.set(now);
+        late_ns
     }
 
     /// Whether a stall that was seen by [`StallWatch::look`] ended after `moment`.
@@ -54,22 +57,22 @@ mod tests {
     fn late_beyond_the_tolerance_is_a_stall_for_those_who_lived_through_it() {
         let watch = StallWatch::new();
         watch.sleep_until(Nanos(millis(50)));
-        watch.look(Nanos(millis(150)));
+        assert_eq!(watch.look(Nanos(millis(150))), 0);
         assert!(!watch.stalled_since(Nanos(millis(1))));
-        watch.look(Nanos(millis(151)));
+        assert_eq!(watch.look(Nanos(millis(151))), millis(101));
         assert!(watch.stalled_since(Nanos(millis(1))));
         assert!(watch.stalled_since(Nanos(millis(150))));
         // What starts once it is seen is not touched by it.
         assert!(!watch.stalled_since(Nanos(millis(151))));
         watch.sleep_until(Nanos(millis(200)));
-        watch.look(Nanos(millis(201)));
+        assert_eq!(watch.look(Nanos(millis(201))), 0);
         assert!(!watch.stalled_since(Nanos(millis(151))));
     }
 
     #[test]
     fn without_a_plan_to_wake_nothing_is_late() {
         let watch = StallWatch::new();
-        watch.look(Nanos(millis(1_000_000)));
+        assert_eq!(watch.look(Nanos(millis(1_000_000))), 0);
         assert!(!watch.stalled_since(Nanos::ZERO));
     }
 }

@@ -16,7 +16,7 @@ use crate::handoff::Hatches;
 use crate::ids::{Clock, Nanos, millis};
 
 use super::line::Line;
-use super::report::{Finding, HealthChange, History};
+use super::report::{Complaint, Finding, HealthChange, History};
 use super::ring;
 use super::roster::{Roster, Ticket};
 use super::stall::{BEAT_NS, StallWatch};
@@ -47,6 +47,7 @@ pub struct Watch {
     pub desk: Arc<Desk>,
     pub hatches: Arc<Hatches>,
     pub changes: Sender<HealthChange>,
+    pub complaints: Sender<Complaint>,
     pub clock: Clock,
     pub stall: Rc<StallWatch>,
     pub checks: JoinSet<Found>,
@@ -103,6 +104,10 @@ impl Watch {
                 self.desk.changes_lost.fetch_add(1, Ordering::Relaxed);
             }
         }
+        for complaint in self.roster.take_complaints() {
+            // It is said again in a minute.
+            let _ = self.complaints.try_send(complaint);
+        }
     }
 
     /// Sleeps until something is due, a check ended or the office has news, and takes in what was found.
@@ -127,6 +132,11 @@ impl Watch {
             Some(found) = self.checks.join_next() => found.ok(),
             () = tokio::time::sleep_until(Instant::now() + pause) => None,
         };
+        let now = self.clock.now();
+        let late_ns = self.stall.look(now);
+        if late_ns > 0 {
+            self.roster.stood_still(now, late_ns);
+        }
         self.hear(found);
         while let Some(found) = self.checks.try_join_next() {
             self.hear(found.ok());

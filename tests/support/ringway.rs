@@ -23,6 +23,7 @@ pub struct Setup {
     body: String,
     environment: Vec<(String, String)>,
     admin: SocketAddr,
+    stdout: Option<File>,
     directory: tempfile::TempDir,
 }
 
@@ -42,6 +43,7 @@ impl Setup {
             body: body.into(),
             environment: Vec::new(),
             admin: net::free_address(),
+            stdout: None,
             directory: tempfile::tempdir().expect("a folder of our own"),
         }
     }
@@ -60,6 +62,12 @@ impl Setup {
 
     pub fn body(mut self, body: impl Into<String>) -> Setup {
         self.body = body.into();
+        self
+    }
+
+    /// Standard output goes there instead of into a file in its folder.
+    pub fn stdout(mut self, file: File) -> Setup {
+        self.stdout = Some(file);
         self
     }
 
@@ -101,10 +109,12 @@ impl Setup {
     }
 
     /// Starts it and waits until it answers.
-    pub fn start_unready(self) -> Ringway {
+    pub fn start_unready(mut self) -> Ringway {
+        let given = self.stdout.take();
         let folder = self.folder();
         let stderr = File::create(folder.join("stderr")).expect("a file for stderr");
-        let stdout = File::create(folder.join("stdout")).expect("a file for stdout");
+        let stdout = given
+            .unwrap_or_else(|| File::create(folder.join("stdout")).expect("a file for stdout"));
         let child = self.command().stderr(stderr).stdout(stdout).spawn();
         let child = child.unwrap_or_else(|error| panic!("start {PROGRAM}: {error}"));
         let mut ringway = Ringway {

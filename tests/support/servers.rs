@@ -41,6 +41,15 @@ impl Drop for Server {
 }
 
 impl Server {
+    /// Starts a program that is ended by the signal `polite`.
+    pub fn start(command: &mut Command, polite: &'static str) -> Server {
+        Server {
+            child: spawn(command),
+            polite,
+            _directory: None,
+        }
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.id()
     }

@@ -25,12 +25,20 @@ impl Dns {
             return Ok(Finding::of(CheckResult::Other).saying(b"the question is no name"));
         };
         line.send(&question).await?;
+        let mut others = false;
         loop {
-            line.receive().await?;
+            match line.receive().await {
+                Ok(()) => {}
+                Err(Break::Timeout | Break::TooMuch) if others => {
+                    let words = b"no answer to the question, but other datagrams";
+                    return Ok(Finding::failed(words));
+                }
+                Err(broken) => return Err(broken),
+            }
             match dns::heard(line.unread(), id, &self.name, self.record) {
                 Heard::Alive => return Ok(Finding::alive(Role::Unknown)),
                 Heard::Refused(code) => return Ok(Finding::failed(code.as_bytes())),
-                Heard::Other => {}
+                Heard::Other => others = true,
             }
         }
     }
@@ -47,9 +55,6 @@ impl Kind for Dns {
         let id = u16::from_le_bytes([low, high]);
         match self.ask(&mut line, id).await {
             Ok(finding) => finding,
-            Err(broken) if !line.unread().is_empty() && broken == Break::Timeout => {
-                Finding::failed(b"no answer to the question, but other datagrams")
-            }
             Err(broken) => broken.finding(),
         }
     }
