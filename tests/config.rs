@@ -92,9 +92,8 @@ fn defaults_of_later_keys_may_be_written_out() {
     let plan = fine(&text(
         "user = \"\"\ngroup = \"\"\nsandbox = \"off\"",
         "socket = \"\"",
-        "protocol = \"tcp\"\nconnection_rate = \"\"\nsource_max_connections = 0\nsource_connection_rate = \"\"\nallow = []\n\
-         deny = []\naccept_proxy = false\naccept_proxy_from = []\npreface_timeout = \"5s\"\nroute = []",
-        "connect_rate = \"\"\nsend_proxy = \"off\"\non_role_change = \"close\"\ncancel = \"off\"\n\
+        "protocol = \"tcp\"\naccept_proxy = false\naccept_proxy_from = []\npreface_timeout = \"5s\"\nroute = []",
+        "send_proxy = \"off\"\non_role_change = \"close\"\ncancel = \"off\"\n\
          warm = { size = 0, max_age = \"5s\", profile = \"generic\", force = false }\n\
          udp = { idle_timeout = \"60s\", responses = 0, requests = 0, max_flows = 0, send_proxy_every = false }",
         "",

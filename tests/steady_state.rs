@@ -184,6 +184,7 @@ impl Balancer {
             pool: PoolId(0),
             sockets: vec![Arc::new(socket)],
             wants_address: true,
+            access: None,
         });
         hatches.post(&snapshot(1, Phase::Serving, Some(listener), &pool));
         Balancer {

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::desk::Desk;
-use super::measure::{HOUR, MILLISECOND, YEAR, duration, limit, rate, switch, whole, word};
+use super::measure::{HOUR, MILLISECOND, YEAR, duration, limit, switch, whole, word};
 use super::plan::OnLoss;
 use super::pool::on_loss;
 use super::section::Section;
@@ -17,7 +17,6 @@ const CLOSE: OnLoss = OnLoss::Close {
 
 /// Whether the pool's backends are to be discovered.
 pub(super) fn read_extras(desk: &mut Desk<'_>, pool: &mut Section) -> bool {
-    pool.later(desk, "connect_rate", rate, &None);
     pool.read(
         desk,
         "send_proxy",

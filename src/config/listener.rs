@@ -3,9 +3,8 @@
 use std::time::Duration;
 
 use super::desk::{Desk, Located};
-use super::measure::{
-    HOUR, MILLISECOND, any_text, duration, limit, name, rate, switch, whole, word,
-};
+use super::limits::read_limits;
+use super::measure::{HOUR, MILLISECOND, any_text, duration, limit, name, switch, whole, word};
 use super::options::{read_keepalive, read_user_timeout};
 use super::place::{Bind, bind, network};
 use super::plan::ListenerPlan;
@@ -30,6 +29,7 @@ pub(super) fn read_listener(desk: &mut Desk<'_>, mut table: Section) -> Listener
         pool: 0,
         freebind: table.read(desk, "freebind", switch).unwrap_or(false),
         max_connections: table.read(desk, "max_connections", limit).flatten(),
+        limits: read_limits(desk, &mut table),
         keepalive: read_keepalive(desk, &mut table),
         user_timeout: read_user_timeout(desk, &mut table),
         backlog: table
@@ -75,20 +75,15 @@ fn read_binds(desk: &mut Desk<'_>, table: &mut Section) -> Vec<Located<Bind>> {
 
 /// Keys of features that later versions bring.
 fn read_later(desk: &mut Desk<'_>, table: &mut Section) {
-    table.later(desk, "connection_rate", rate, &None);
-    table.later(desk, "source_max_connections", limit, &None);
-    table.later(desk, "source_connection_rate", rate, &None);
-    for key in ["allow", "deny", "accept_proxy_from"] {
-        if let Some(networks) = table.read_list(desk, key, false, "networks", network)
-            && let Some(first) = networks.first()
-        {
-            let name = table.key(key);
-            desk.fault(
-                first.at,
-                &name,
-                "a list that is not empty is not supported by this version yet",
-            );
-        }
+    if let Some(networks) = table.read_list(desk, "accept_proxy_from", false, "networks", network)
+        && let Some(first) = networks.first()
+    {
+        let name = table.key("accept_proxy_from");
+        desk.fault(
+            first.at,
+            &name,
+            "a list that is not empty is not supported by this version yet",
+        );
     }
     table.later(desk, "accept_proxy", switch, &false);
     table.later(

@@ -13,6 +13,7 @@ mod fault;
 mod global;
 mod health;
 mod kinds;
+mod limits;
 mod listener;
 mod login;
 mod measure;
@@ -43,7 +44,7 @@ pub use measure::{Rate, duration_of, rate_of, shown as duration_text};
 pub use place::backend_address_of;
 pub use plan::{
     AccessLog, AdminPlan, Algorithm, BackendAddress, BackendPlan, GlobalPlan, HashKey, Host,
-    Keepalive, ListenerPlan, LogFormat, OnFin, OnLoss, Plan, PoolPlan, Spin, WaitPlan,
+    Keepalive, LimitsPlan, ListenerPlan, LogFormat, OnFin, OnLoss, Plan, PoolPlan, Spin, WaitPlan,
 };
 pub use tiers::{TierMode, TierPlan};
 

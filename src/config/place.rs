@@ -5,6 +5,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+use ipnet::IpNet;
+
 use crate::ids::Address;
 
 use super::measure::Refusal;
@@ -166,7 +168,7 @@ pub(super) fn ip(value: &Value) -> Result<IpAddr, Refusal> {
 }
 
 /// `ADDRESS/BITS` or a bare address.
-pub(super) fn network(value: &Value) -> Result<(IpAddr, u8), Refusal> {
+pub(super) fn network(value: &Value) -> Result<IpNet, Refusal> {
     let found = match value {
         Value::Text(text) => network_of(text),
         _ => None,
@@ -181,7 +183,7 @@ pub(super) fn network(value: &Value) -> Result<(IpAddr, u8), Refusal> {
     )
 }
 
-fn network_of(text: &str) -> Option<(IpAddr, u8)> {
+fn network_of(text: &str) -> Option<IpNet> {
     let (address, bits) = match text.split_once('/') {
         Some((address, bits)) => (address, Some(bits)),
         None => (text, None),
@@ -192,7 +194,7 @@ fn network_of(text: &str) -> Option<(IpAddr, u8)> {
         Some(bits) => u8::try_from(port_of(bits)?).ok()?,
         None => widest,
     };
-    (bits <= widest).then_some((address, bits))
+    IpNet::new(address, bits).ok()
 }
 
 /// `None` for "".

@@ -9,9 +9,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use crate::ids::Address;
 
 use super::check_plan::HealthPlan;
+use super::measure::Rate;
 use super::tiers::TierPlan;
 
 /// Above this many backends the least of all is not looked for any more; the map room has the same number.
@@ -83,11 +86,26 @@ pub struct ListenerPlan {
     pub freebind: bool,
     /// `None`: no limit but the process's.
     pub max_connections: Option<u32>,
+    pub limits: LimitsPlan,
     /// `None`: off.
     pub keepalive: Option<Keepalive>,
     /// `None`: off. At most what TCP_USER_TIMEOUT takes, 2^31 - 1 milliseconds.
     pub user_timeout: Option<Duration>,
     pub backlog: u32,
+}
+
+/// Who may come to a listener, and how fast; `None` is no limit.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LimitsPlan {
+    /// Connections a second, all clients together.
+    pub rate: Option<Rate>,
+    /// Connections of one client address (IPv6: of one /64) at a time.
+    pub source_connections: Option<u32>,
+    pub source_rate: Option<Rate>,
+    /// Empty: everybody.
+    pub allow: Vec<IpNet>,
+    /// Wins over `allow`.
+    pub deny: Vec<IpNet>,
 }
 
 /// Whole seconds, at least one, inside the kernel's bounds.
@@ -110,6 +128,8 @@ pub struct PoolPlan {
     pub connect_attempts: u8,
     pub connect_budget: Duration,
     pub wait: WaitPlan,
+    /// New connections a second towards each backend; `None`: no limit.
+    pub connect_rate: Option<Rate>,
     /// `None`: off.
     pub idle_timeout: Option<Duration>,
     pub half_close_timeout: Duration,

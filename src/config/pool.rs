@@ -7,8 +7,8 @@ use super::desk::{Desk, Located};
 use super::extras::read_extras;
 use super::health::read_health;
 use super::measure::{
-    HOUR, MILLISECOND, Refusal, YEAR, duration, duration_of, duration_or_off, limit, name, whole,
-    word,
+    HOUR, MILLISECOND, Refusal, YEAR, duration, duration_of, duration_or_off, limit, name, rate,
+    whole, word,
 };
 use super::options::{read_keepalive, read_user_timeout};
 use super::place::{backend_address, ip};
@@ -73,6 +73,7 @@ pub(super) fn read_pool(desk: &mut Desk<'_>, mut table: Section) -> PoolDraft {
             .read(desk, "connect_budget", duration(MILLISECOND, DAY))
             .unwrap_or(Duration::from_secs(10)),
         wait: read_wait(desk, &mut table),
+        connect_rate: table.read(desk, "connect_rate", rate).flatten(),
         idle_timeout: table
             .read(desk, "idle_timeout", duration_or_off(MILLISECOND, YEAR))
             .flatten(),

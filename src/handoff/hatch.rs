@@ -10,11 +10,13 @@ use parking_lot::Mutex;
 use crate::ids::{PoolId, WorkerId};
 use crate::sys::Doorbell;
 
+use super::access::AccessList;
 use super::counters::Tally;
 use super::ejection::Notices;
 use super::journal::Journal;
 use super::shared::ListenerShared;
 use super::snapshot::Snapshot;
+use super::sources::Sources;
 use super::waiters::Grant;
 
 const JOURNAL_RECORDS: usize = 8192;
@@ -29,6 +31,7 @@ pub struct Transfer {
     pub listener: Arc<ListenerShared>,
     pub pool: PoolId,
     pub wants_address: bool,
+    pub access: Option<Arc<AccessList>>,
     /// The port it arrived on, for backends that keep the listener's port.
     pub port: u16,
 }
@@ -121,6 +124,8 @@ pub struct Hatches {
     pub workers: Vec<Arc<Hatch>>,
     /// Changes of breakers, from whoever made them to the office.
     pub notices: Notices,
+    /// What each client address has, over all workers.
+    pub sources: Sources,
 }
 
 impl Hatches {
@@ -133,6 +138,7 @@ impl Hatches {
         Ok(Hatches {
             workers,
             notices: Notices::default(),
+            sources: Sources::default(),
         })
     }
 

@@ -4,6 +4,7 @@
 //!
 //! What outlives a snapshot hangs on an identity: [`ListenerShared`], [`PoolShared`], [`BackendShared`].
 
+mod access;
 mod breaker;
 mod breaker_rules;
 mod capacity;
@@ -14,14 +15,17 @@ mod field;
 mod hatch;
 mod journal;
 mod latency;
+mod rate;
 mod shared;
 mod sketch;
 mod snapshot;
+mod sources;
 mod tiers;
 mod verdict;
 mod waiters;
 
 pub use crate::balance::{TierMode, TierRules};
+pub use access::AccessList;
 pub use breaker::{Breaker, BreakerState, CLIENTS_MIN, Call, Change, Entry, Kept, Trial};
 pub use breaker_rules::{BreakerRules, FAILURES_MAX, TRIALS_MAX};
 pub use capacity::{Capacity, Reservation};
@@ -32,6 +36,7 @@ pub use field::{Field, Prospect, Standing};
 pub use hatch::{Hatch, Hatches, Mail, Transfer, WorkerCounters};
 pub use journal::{Journal, SessionRecord};
 pub use latency::LatencyCell;
+pub use rate::{Meter, Pace, Rate};
 pub use shared::{
     BackendCounters, BackendShared, ListenerCounters, ListenerShared, PoolCounters, PoolShared,
 };
@@ -40,6 +45,7 @@ pub use snapshot::{
     Backend, BackendOptions, Keepalive, ListenSocket, Listener, Phase, Pool, SessionTimes,
     Snapshot, Spin, Target, WaitRules,
 };
+pub use sources::{SourceLimits, SourcePlace, Sources};
 pub use tiers::{TierMember, Tiers};
 pub use verdict::{Admin, Eviction, Health, Verdict};
 pub use waiters::{Grant, Ticket, Waiters};

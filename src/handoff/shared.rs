@@ -13,6 +13,8 @@ use super::capacity::Capacity;
 use super::counters::{Histogram, Tally};
 use super::ejection::Referee;
 use super::latency::LatencyCell;
+use super::rate::Pace;
+use super::sources::SourceLimits;
 use super::tiers::Tiers;
 use super::verdict::Verdict;
 
@@ -33,6 +35,9 @@ pub struct ListenerShared {
     pub id: ListenerId,
     pub name: String,
     pub capacity: Capacity,
+    /// `connection_rate`
+    pub rate: Pace,
+    pub source_limits: SourceLimits,
     pub workers: Box<[CachePadded<ListenerCounters>]>,
 }
 
@@ -92,6 +97,8 @@ pub struct BackendShared {
     pub latency: LatencyCell,
     /// The tiers that it is one of. For prober and office; no worker takes this lock.
     pub tiers: Mutex<Weak<Tiers>>,
+    /// `connect_rate`
+    pub pace: Pace,
     pub workers: Box<[CachePadded<BackendCounters>]>,
 }
 
@@ -114,6 +121,8 @@ impl ListenerShared {
             id,
             name: name.to_owned(),
             capacity: Capacity::new(0),
+            rate: Pace::default(),
+            source_limits: SourceLimits::default(),
             workers: per_worker(workers, counters),
         }
     }
@@ -173,6 +182,7 @@ impl BackendShared {
             capacity: Capacity::new(0),
             latency: LatencyCell::default(),
             tiers: Mutex::default(),
+            pace: Pace::default(),
             workers: per_worker(workers, counters),
         }
     }

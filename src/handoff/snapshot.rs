@@ -10,6 +10,7 @@ use crate::balance::Chooser;
 use crate::ids::{Address, ListenerId, Nanos, PoolId, SocketId};
 pub use crate::sys::Keepalive;
 
+use super::access::AccessList;
 use super::breaker_rules::BreakerRules;
 use super::ejection::Member;
 use super::shared::{BackendShared, ListenerShared, PoolShared};
@@ -56,6 +57,8 @@ pub struct Listener {
     pub sockets: Vec<Arc<ListenSocket>>,
     /// Whether the client's address is needed for each session (hashing, log).
     pub wants_address: bool,
+    /// Which client addresses may come; `None`: all.
+    pub access: Option<Arc<AccessList>>,
 }
 
 impl Listener {

@@ -67,11 +67,40 @@ words!(
 words!(
     /// Why a client was turned away at accept.
     Refusal {
+        /// `deny` names the address, or `allow` does not.
+        Denied = "denied",
+        /// `connection_rate`
+        Rate = "rate",
+        /// `source_connection_rate`
+        SourceRate = "source-rate",
+        /// `source_max_connections`
+        SourceLimit = "source-limit",
+        /// The table of client addresses has no room for a new one.
+        SourcesFull = "sources-full",
+        /// `max_connections`
         ListenerLimit = "listener-limit",
         Resources = "resources",
         Shutdown = "shutdown",
     }
 );
+
+impl Refusal {
+    /// What a session ends as that is refused for this reason after it has begun: when the client's own address comes
+    /// with its first bytes.
+    #[must_use]
+    pub fn as_end(self) -> End {
+        match self {
+            Refusal::Denied => End::Denied,
+            Refusal::Resources => End::Resources,
+            Refusal::Shutdown => End::Shutdown,
+            Refusal::Rate
+            | Refusal::SourceRate
+            | Refusal::SourceLimit
+            | Refusal::SourcesFull
+            | Refusal::ListenerLimit => End::Limited,
+        }
+    }
+}
 
 words!(
     /// Why one attempt to connect to a backend failed.

@@ -174,6 +174,8 @@ impl Office {
     /// Publishes the world as it is now, and pins the view that goes with it.
     fn publish(&mut self) {
         self.world.set_up_tiers(self.board.clock.now());
+        let sources = &self.board.hatches.sources;
+        self.world.open_sources(sources, self.board.process.limit());
         let generation = self.publisher.next_generation();
         let snapshot = Arc::new(self.world.compose(generation, self.phase));
         self.publisher.publish(Arc::clone(&snapshot));

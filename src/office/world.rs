@@ -13,8 +13,9 @@ use crate::config::{
     self, AccessLog, BackendAddress, HealthPlan, Host, Plan, PoolPlan, TierMode, TierPlan,
 };
 use crate::handoff::{
-    Backend, BackendOptions, BackendShared, Keepalive, ListenSocket, Listener, ListenerShared,
-    Phase, Pool, PoolShared, SessionTimes, Snapshot, Spin, Target, TierMember, WaitRules, Waiters,
+    AccessList, Backend, BackendOptions, BackendShared, Keepalive, ListenSocket, Listener,
+    ListenerShared, Phase, Pool, PoolShared, Rate, SessionTimes, Snapshot, Sources, Spin, Target,
+    TierMember, WaitRules, Waiters,
 };
 use crate::ids::{Address, BackendId, Nanos};
 
@@ -35,6 +36,8 @@ pub struct World {
     waiters: Vec<Arc<Waiters>>,
     /// Per pool. Made once: a table for hashing takes its time.
     choosers: Vec<Chooser>,
+    /// Per listener, in the plan's order.
+    access: Vec<Option<Arc<AccessList>>>,
 }
 
 impl World {
@@ -82,6 +85,11 @@ impl World {
             let kept = before.and_then(|world| world.chooser_for(pool));
             kept.unwrap_or_else(|| chooser(pool))
         });
+        let access = plan.listeners.iter().map(|listener| {
+            let list = AccessList::new(&listener.limits.allow, &listener.limits.deny);
+            list.map(Arc::new)
+        });
+        let access = access.collect();
         Ok(World {
             choosers: choosers.collect(),
             plan,
@@ -91,6 +99,7 @@ impl World {
             backends,
             sockets,
             waiters,
+            access,
         })
     }
 
@@ -150,11 +159,25 @@ impl World {
         let limit = |limit: Option<u32>| limit.unwrap_or(0);
         for (listener, shared) in self.plan.listeners.iter().zip(&self.listeners) {
             shared.capacity.set_limit(limit(listener.max_connections));
+            let limits = &listener.limits;
+            shared.rate.set_rate(limits.rate.map(rate));
+            let per_source = limit(limits.source_connections);
+            let source_rate = limits.source_rate.map(rate);
+            shared.source_limits.set(per_source, source_rate);
         }
         for (pool, shared) in self.plan.pools.iter().zip(&self.backends) {
             for (backend, shared) in pool.backends.iter().zip(shared) {
                 shared.capacity.set_limit(limit(backend.max_connections));
+                shared.pace.set_rate(pool.connect_rate.map(rate));
             }
+        }
+    }
+
+    /// Makes the table of client addresses, if a listener has limits for each of them.
+    pub fn open_sources(&self, sources: &Sources, sessions_max: u32) {
+        let mut listeners = self.listeners.iter();
+        if listeners.any(|listener| listener.source_limits.are_set()) {
+            sources.open(sessions_max);
         }
     }
 
@@ -170,6 +193,7 @@ impl World {
                 pool: self.pools[listener.pool].id,
                 sockets: self.sockets[i].clone(),
                 wants_address: journal || algorithm(pool.algorithm).hashes(),
+                access: self.access[i].clone(),
             })
         });
         Snapshot {
@@ -291,6 +315,10 @@ fn tier_rules(plan: &TierPlan) -> TierRules {
         failback_after_ns: nanoseconds(plan.failback_after),
         fail_open_percent: plan.fail_open,
     }
+}
+
+fn rate(rate: config::Rate) -> Rate {
+    Rate::new(rate.per_second, rate.burst)
 }
 
 fn session_times(pool: &PoolPlan) -> SessionTimes {

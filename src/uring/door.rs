@@ -147,6 +147,8 @@ pub trait Kernel {
     fn set_keepalive(&mut self, stream: StreamKey, idle_s: u32, interval_s: u32, count: u32);
     /// Round trip time in microseconds and retransmitted segments.
     fn tcp_info(&self, stream: StreamKey) -> (u32, u32);
+    /// The address of the stream's peer; `None` for a unix socket, or one that is gone.
+    fn peer_of(&self, stream: StreamKey) -> Option<SocketAddr>;
     /// Ends the slot's life: everything of it is closed and answered.
     fn vacate(&mut self, session: SessionKey);
     /// Stashes that found no pipe and were kept in memory, so far.

@@ -264,6 +264,11 @@ impl Kernel for Ring {
         info.map_or((0, 0), |info| (info.rtt_us, info.retransmits))
     }
 
+    fn peer_of(&self, stream: StreamKey) -> Option<SocketAddr> {
+        let socket = self.streams.socket(stream)?;
+        stream::peer_address(socket).ok().flatten()
+    }
+
     fn vacate(&mut self, session: SessionKey) {
         for side in Side::BOTH {
             // Left behind, the slot's next tenant would have it, and its peer's bytes.

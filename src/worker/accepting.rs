@@ -124,27 +124,40 @@ impl<K: Kernel> Worker<K> {
             self.kernel.refuse(incoming);
             return;
         };
-        let (pool, wants_address) = (local.pool, local.wants_address);
-        let listener_reservation = local.shared.capacity.reserve();
-        if listener_reservation == Reservation::Full {
-            self.refuse(listener, Refusal::ListenerLimit, incoming);
-            return;
-        }
-        let process_reservation = self.process.reserve();
-        let key = self.slots.next_key();
-        let (Some(key), false) = (key, process_reservation == Reservation::Full) else {
-            self.release_admission(listener, listener_reservation, process_reservation);
-            self.refuse(listener, Refusal::Resources, incoming);
-            return;
-        };
-        let client = if wants_address {
+        let pool = local.pool;
+        let client = if local.wants_address || local.judges_addresses() {
             self.kernel.peer_address(&incoming)
         } else {
             None
         };
+        // Only a client that has gone already has a port but no address.
+        let admitted = if client.is_none() && port != 0 && local.judges_addresses() {
+            Err(Refusal::Denied)
+        } else {
+            let address = client.map(|client| client.ip());
+            local.admit(&self.hatches.sources, address, self.now)
+        };
+        let admission = match admitted {
+            Ok(admission) => admission,
+            Err(why) => {
+                self.refuse(listener, why, incoming);
+                return;
+            }
+        };
+        let process_reservation = self.process.reserve();
+        let key = self.slots.next_key();
+        let (Some(key), false) = (key, process_reservation == Reservation::Full) else {
+            if process_reservation == Reservation::Held {
+                self.process.release();
+            }
+            self.withdraw(listener, &admission);
+            self.refuse(listener, Refusal::Resources, incoming);
+            return;
+        };
         self.kernel.attach(key, incoming);
         let mut tenant = self.new_tenant(listener, pool, port, client);
-        tenant.listener_reserved = listener_reservation == Reservation::Held;
+        tenant.listener_reserved = admission.listener_reserved;
+        tenant.source = admission.source;
         tenant.process_reserved = process_reservation == Reservation::Held;
         if self.slots.insert(tenant).is_ok() {
             if let Some(counters) = self.world.listener_counters(listener) {
@@ -181,22 +194,6 @@ impl<K: Kernel> Worker<K> {
         tenant.client = client;
         tenant.hash = self.hash_of(pool, client);
         tenant
-    }
-
-    fn release_admission(
-        &self,
-        listener: ListenerId,
-        of_listener: Reservation,
-        of_process: Reservation,
-    ) {
-        if of_listener == Reservation::Held
-            && let Some(local) = self.world.listener(listener)
-        {
-            local.shared.capacity.release();
-        }
-        if of_process == Reservation::Held {
-            self.process.release();
-        }
     }
 
     fn refuse(&mut self, listener: ListenerId, why: Refusal, incoming: Incoming) {
@@ -240,6 +237,7 @@ impl<K: Kernel> Worker<K> {
             listener: Arc::clone(&local.shared),
             pool: local.pool,
             wants_address: local.wants_address,
+            access: local.access.clone(),
             port,
         };
         let hatch = &self.hatches.workers[other];
@@ -259,10 +257,9 @@ impl<K: Kernel> Worker<K> {
                 return;
             };
             self.hatch.counters.transfers_taken.add(1);
-            let listener = &transfer.listener;
-            self.world
-                .keep_listener(listener, transfer.pool, transfer.wants_address);
-            self.let_in(listener.id, transfer.port, Incoming::from(transfer.socket));
+            self.world.keep_listener(&transfer);
+            let listener = transfer.listener.id;
+            self.let_in(listener, transfer.port, Incoming::from(transfer.socket));
         }
     }
 

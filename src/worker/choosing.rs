@@ -335,6 +335,7 @@ impl<K: Kernel> Worker<K> {
             let Some(key) = self.slots.at(slot).map(|(key, _)| key) else {
                 continue;
             };
+            self.adopt_source(key);
             let Some(tenant) = self.slots.get_mut(key) else {
                 continue;
             };

@@ -19,10 +19,8 @@ impl<K: Kernel> Worker<K> {
             let counters = local.shared.of(self.world.worker);
             counters.sessions_active.sub(1);
             counters.ends[end.index()].add(1);
-            if tenant.listener_reserved {
-                local.shared.capacity.release();
-            }
         }
+        self.leave_listener(&tenant);
         if tenant.process_reserved {
             self.process.release();
         }

@@ -9,6 +9,7 @@
 //! 5. if the bell rang: the mailbox ([`world`]), grants ([`choosing`]), evictions ([`ending`]), transferred sockets.
 
 mod accepting;
+mod admission;
 mod choosing;
 mod ending;
 mod engine;

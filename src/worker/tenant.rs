@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use crate::handoff::SessionRecord;
+use crate::handoff::{SessionRecord, SourcePlace};
 use crate::ids::{BackendId, End, ListenerId, Nanos, PoolId, Side};
 use crate::session::TcpSession;
 
@@ -44,6 +44,8 @@ pub(super) struct Tenant {
     /// A unit of the backend's capacity is held.
     pub(super) backend_reserved: bool,
     pub(super) listener_reserved: bool,
+    /// Where the session is counted among those of its client's address.
+    pub(super) source: Option<SourcePlace>,
     pub(super) process_reserved: bool,
     tried: Tried,
     /// The port the client came to.
@@ -87,6 +89,7 @@ impl Tenant {
             backend_counted: false,
             backend_reserved: false,
             listener_reserved: false,
+            source: None,
             process_reserved: false,
             tried: Tried::NONE,
             port: 0,

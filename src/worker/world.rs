@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::handoff::{
-    Backend, BackendCounters, BackendShared, ListenSocket, ListenerCounters, ListenerShared, Phase,
-    Pool, PoolCounters, Snapshot, Spin, Target,
+    AccessList, Backend, BackendCounters, BackendShared, ListenSocket, ListenerCounters,
+    ListenerShared, Phase, Pool, PoolCounters, Snapshot, Spin, Target, Transfer,
 };
 use crate::ids::{Address, BackendId, ListenerId, PoolId, SocketId, WorkerId};
 
@@ -18,6 +18,7 @@ pub(super) struct LocalListener {
     pub(super) shared: Arc<ListenerShared>,
     pub(super) pool: PoolId,
     pub(super) wants_address: bool,
+    pub(super) access: Option<Arc<AccessList>>,
 }
 
 #[derive(Debug)]
@@ -171,6 +172,7 @@ impl World {
                 shared: Arc::clone(&listener.shared),
                 pool: listener.pool,
                 wants_address: listener.wants_address,
+                access: listener.access.clone(),
             };
             put(&mut self.listeners, listener.id().index(), local);
         }
@@ -185,17 +187,14 @@ impl World {
     }
 
     /// A listener whose client another worker hands over; it may be gone here already.
-    pub(super) fn keep_listener(
-        &mut self,
-        shared: &Arc<ListenerShared>,
-        pool: PoolId,
-        wants_address: bool,
-    ) {
+    pub(super) fn keep_listener(&mut self, transfer: &Transfer) {
+        let shared = &transfer.listener;
         if self.listener(shared.id).is_none() {
             let local = LocalListener {
                 shared: Arc::clone(shared),
-                pool,
-                wants_address,
+                pool: transfer.pool,
+                wants_address: transfer.wants_address,
+                access: transfer.access.clone(),
             };
             put(&mut self.listeners, shared.id.index(), local);
         }

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use ringway::config::{
     AccessLog, Algorithm, BackendAddress, CheckKind, CheckPlan, DnsPlan, Expect, HashKey,
-    HealthPlan, Host, Keepalive, LogFormat, OnFin, OnLoss, Said, Spin, TierMode, TierPlan, UdpPlan,
-    backend_address_of, load,
+    HealthPlan, Host, Keepalive, LimitsPlan, LogFormat, OnFin, OnLoss, Rate, Said, Spin, TierMode,
+    TierPlan, UdpPlan, backend_address_of, load,
 };
 use ringway::ids::Address;
 
@@ -45,11 +45,13 @@ fn defaults_are_those_of_the_specification() {
         (keepalive, None)
     );
     assert_eq!(listener.backlog, 4096);
+    assert_eq!(listener.limits, LimitsPlan::default());
 
     let pool = &plan.pools[0];
     assert_eq!(pool.algorithm, Algorithm::LeastConnections);
     assert_eq!((pool.hash_key, pool.hash_seed), (HashKey::Address, 0));
     assert!(pool.source.is_empty());
+    assert_eq!(pool.connect_rate, None);
     assert_eq!(
         (pool.connect_timeout, pool.connect_attempts),
         (seconds(3), 3)
@@ -447,4 +449,34 @@ fn the_example_is_valid_and_shows_the_defaults() {
             "the example lacks {key}"
         );
     }
+}
+
+#[test]
+fn limits_arrive_as_rates_and_networks() {
+    let listener = "connection_rate = \"1000/s burst 2000\"\nsource_connection_rate = \"10/s\"\nsource_max_connections = 7\n\
+                    allow = [\"10.1.2.3/8\", \"2001:db8::/32\", \"192.0.2.1\"]\ndeny = [\"10.9.0.0/16\"]";
+    let plan = fine(&text(
+        "",
+        "",
+        listener,
+        "connect_rate = \"50/s burst 5\"",
+        "",
+    ));
+    let rate = |per_second, burst| Some(Rate { per_second, burst });
+    let networks = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
+    assert_eq!(
+        plan.listeners[0].limits,
+        LimitsPlan {
+            rate: rate(1000, 2000),
+            source_connections: Some(7),
+            source_rate: rate(10, 10),
+            allow: networks(&["10.1.2.3/8", "2001:db8::/32", "192.0.2.1/32"]),
+            deny: networks(&["10.9.0.0/16"]),
+        }
+    );
+    assert_eq!(plan.pools[0].connect_rate, rate(50, 5));
+    // "" and 0 are no limit.
+    let none = "connection_rate = \"\"\nsource_connection_rate = \"\"\nsource_max_connections = 0\nallow = []\ndeny = []";
+    let plan = fine(&text("", "", none, "connect_rate = \"\"", ""));
+    assert_eq!(plan, fine(&fine_text()));
 }

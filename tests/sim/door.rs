@@ -308,6 +308,11 @@ impl Kernel for FakeKernel {
         (100, 0)
     }
 
+    fn peer_of(&self, stream: StreamKey) -> Option<SocketAddr> {
+        let slot = stream.session.slot.0 as u8;
+        Some(SocketAddr::from((Ipv4Addr::new(10, 9, 7, slot), 1)))
+    }
+
     fn vacate(&mut self, session: SessionKey) {
         self.busy = true;
         let entry = self.entry_mut(session);

@@ -359,6 +359,7 @@ impl Office {
                     pool: self.pools[seat.pool].shared.id,
                     sockets: sockets.cloned().collect(),
                     wants_address: seat.wants_address,
+                    access: None,
                 })
             })
             .collect()
