@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::path::Path;
 
 use super::Ending;
-use crate::config::{HealthPlan, Plan, duration_text, tiers, worst};
+use crate::config::{HealthPlan, ListenerPlan, Plan, duration_text, tiers, worst};
 use crate::office;
 
 pub(super) fn check(file: &Path, defaults: bool) -> Result<(), Ending> {
@@ -61,7 +61,12 @@ fn describe(out: &mut String, plan: &Plan, workers: u16) -> std::fmt::Result {
             many => format!("{} … {} ({many} addresses)", binds[0], binds[many - 1]),
         };
         let pool = &plan.pools[listener.pool].name;
-        writeln!(out, "listener {} on {binds} -> pool {pool}", listener.name)?;
+        let limits = limits(listener);
+        writeln!(
+            out,
+            "listener {} on {binds} -> pool {pool}{limits}",
+            listener.name
+        )?;
     }
     for pool in &plan.pools {
         let check = match &pool.health {
@@ -93,4 +98,26 @@ fn describe(out: &mut String, plan: &Plan, workers: u16) -> std::fmt::Result {
         }
     }
     Ok(())
+}
+
+/// What a listener holds its clients to.
+fn limits(listener: &ListenerPlan) -> String {
+    let limits = &listener.limits;
+    let mut said = Vec::new();
+    let mut say = |what: Option<String>| said.extend(what);
+    say(listener
+        .max_connections
+        .map(|most| format!("at most {most} connections")));
+    say(limits.rate.map(|rate| format!("{rate} new ones")));
+    say(limits
+        .source_connections
+        .map(|most| format!("{most} per source")));
+    say(limits
+        .source_rate
+        .map(|rate| format!("{rate} new ones per source")));
+    let networks =
+        |word: &str, count: usize| (count > 0).then(|| format!("{word} {count} networks"));
+    say(networks("allow", limits.allow.len()));
+    say(networks("deny", limits.deny.len()));
+    said.iter().map(|what| format!(", {what}")).collect()
 }

@@ -59,7 +59,10 @@ pub fn waiting_at_most(pool: &PoolPlan) -> Duration {
 /// What `ringway check` says.
 #[must_use]
 pub fn sentences(plan: &Plan) -> Vec<String> {
-    let mut lines: Vec<String> = plan.pools.iter().flat_map(pool_sentences).collect();
+    let pools = plan.pools.iter();
+    let mut lines: Vec<String> = pools
+        .flat_map(|pool| pool_sentences(pool).into_iter().chain(turns(pool)))
+        .collect();
     let stop = plan.global.shutdown_delay + plan.global.shutdown_grace;
     lines.push(format!(
         "after SIGTERM the process ends within {}",
@@ -102,6 +105,37 @@ fn pool_sentences(pool: &PoolPlan) -> [String; 2] {
         }
     );
     [found, waits]
+}
+
+/// How long a `connect_rate` makes a full queue wait.
+fn turns(pool: &PoolPlan) -> Option<String> {
+    let rate = pool.connect_rate?;
+    let (name, size, backends) = (&pool.name, pool.wait.size, pool.backends.len());
+    let served = |backends: u32| Duration::from_secs(u64::from(size)) / rate.per_second / backends;
+    let one = served(1);
+    let then = if size == 0 {
+        "who comes faster is turned away (wait.size = 0)".to_owned()
+    } else {
+        let all = u32::try_from(backends).map_or(one, |backends| served(backends.max(1)));
+        let within = match backends {
+            1 => seconds(one),
+            many => format!(
+                "{} ({} with one of the {many} backends)",
+                seconds(all),
+                seconds(one)
+            ),
+        };
+        let too_long = if one > pool.wait.timeout {
+            ", longer than some may wait (wait.timeout)"
+        } else {
+            ""
+        };
+        format!("a full queue of {size} clients is served within {within}{too_long}")
+    };
+    Some(format!(
+        "pool {name}: each backend takes {} new connections a second, {} at once: {then}",
+        rate.per_second, rate.burst
+    ))
 }
 
 /// An interval with its jitter.
@@ -157,6 +191,28 @@ mod tests {
             sentences(&plan)[0],
             "pool p: a backend whose host refuses datagrams is found within 2.75 s; a silent one is not found, because no \
              answer is expected; one that is back, within 4.2 s"
+        );
+    }
+
+    #[test]
+    fn a_connect_rate_makes_a_full_queue_wait() {
+        let said = |pool: &str| sentences(&plan(pool))[2].clone();
+        assert_eq!(
+            said("connect_rate = \"50/s burst 5\""),
+            "pool p: each backend takes 50 new connections a second, 5 at once: a full queue of 1024 clients is served within \
+             20.48 s, longer than some may wait (wait.timeout)"
+        );
+        assert_eq!(
+            said(
+                "connect_rate = \"50/s\"\nwait = { size = 100 }\n[[pool.backend]]\naddress = \"127.0.0.1:2\""
+            ),
+            "pool p: each backend takes 50 new connections a second, 50 at once: a full queue of 100 clients is served within \
+             1 s (2 s with one of the 2 backends)"
+        );
+        assert_eq!(
+            said("connect_rate = \"50/s\"\nwait = { size = 0 }"),
+            "pool p: each backend takes 50 new connections a second, 50 at once: who comes faster is turned away \
+             (wait.size = 0)"
         );
     }
 
