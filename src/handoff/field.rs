@@ -26,6 +26,8 @@ pub enum Standing {
     Tried,
     /// It could take one, but its tier does not serve.
     OtherTier,
+    /// It could take one, but not so soon after the others (`connect_rate`).
+    Paced,
 }
 
 /// A pool's backends at a moment, for one choice.
@@ -75,9 +77,20 @@ impl<'a> Field<'a> {
             Standing::Tried
         } else if self.asked & tier == 0 {
             Standing::OtherTier
+        } else if !shared.pace.is_open(self.now) {
+            Standing::Paced
         } else {
             Standing::Open
         }
+    }
+
+    /// When the first of those that are only paced takes a session again; `None` if no backend is.
+    fn turn_due(&self) -> Option<Nanos> {
+        let backends = self.pool.backends.iter().enumerate();
+        let paced = backends.filter(|&(i, _)| self.standing(i) == Standing::Paced);
+        paced
+            .map(|(_, backend)| backend.shared.pace.due(self.now))
+            .min()
     }
 
     /// Asks the next tier that does not serve, when those that do have nobody; false if there is none left.
@@ -129,18 +142,34 @@ impl Pool {
         let mut field = Field::new(self, excluded, now);
         loop {
             let chosen = self.chooser.choose(&field, draw);
-            if chosen.is_some() || !field.ask_next_tier() {
+            // Who only has to wait for a turn is not passed over in favour of another tier.
+            let waits = chosen.is_none() && field.turn_due().is_some();
+            if chosen.is_some() || waits || !field.ask_next_tier() {
                 return chosen;
             }
         }
     }
 
-    /// Whether a choice would find anybody.
+    /// When a choice that finds nobody now may find somebody, because a `connect_rate` lets one more in; `None` if it is not
+    /// a rate that it waits for.
+    #[must_use]
+    pub fn turn_due(&self, excluded: &[BackendId], now: Nanos) -> Option<Nanos> {
+        let mut field = Field::new(self, excluded, now);
+        loop {
+            let due = field.turn_due();
+            if due.is_some() || !field.ask_next_tier() {
+                return due;
+            }
+        }
+    }
+
+    /// Whether a choice would find anybody, now or when it is a backend's turn again.
     #[must_use]
     pub fn any_open(&self, now: Nanos) -> bool {
         let mut field = Field::new(self, &[], now);
         field.asked = u16::MAX;
-        (0..self.backends.len()).any(|i| field.is_open(i))
+        (0..self.backends.len())
+            .any(|i| matches!(field.standing(i), Standing::Open | Standing::Paced))
     }
 
     /// What [`Pool::choose`] would return for a draw that is uniform in `random`. It allocates: not for workers.
@@ -150,7 +179,7 @@ impl Pool {
         loop {
             let odds = self.chooser.odds(&field, draw);
             let found = odds.iter().any(|&share| share > 0.0);
-            if found || !field.ask_next_tier() {
+            if found || field.turn_due().is_some() || !field.ask_next_tier() {
                 return Prospect {
                     standings: (0..odds.len()).map(|i| field.standing(i)).collect(),
                     odds,

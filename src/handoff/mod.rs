@@ -48,4 +48,4 @@ pub use snapshot::{
 pub use sources::{SourceLimits, SourcePlace, Sources};
 pub use tiers::{TierMember, Tiers};
 pub use verdict::{Admin, Eviction, Health, Verdict};
-pub use waiters::{Grant, Ticket, Waiters};
+pub use waiters::{Grant, Ticket, Waiters, Wake};

@@ -17,6 +17,7 @@ use super::rate::Pace;
 use super::sources::SourceLimits;
 use super::tiers::Tiers;
 use super::verdict::Verdict;
+use super::waiters::Wake;
 
 /// One worker's numbers of a listener.
 #[derive(Debug)]
@@ -49,6 +50,8 @@ pub struct PoolCounters {
     pub session: Histogram,
     /// Attempts after a session's first.
     pub retries: Tally,
+    /// Clients that waited because of `connect_rate`.
+    pub paced: Tally,
 }
 
 /// A pool's identity and what belongs to it over reloads.
@@ -62,6 +65,8 @@ pub struct PoolShared {
     pub referee: Referee,
     /// Which tiers serve.
     pub tiers: Arc<Tiers>,
+    /// Who looks after those that wait for a turn.
+    pub wake: Wake,
     pub workers: Box<[CachePadded<PoolCounters>]>,
 }
 
@@ -142,6 +147,7 @@ impl PoolShared {
             turn: CachePadded::new(AtomicU64::new(0)),
             referee: Referee::default(),
             tiers: Arc::new(Tiers::default()),
+            wake: Wake::default(),
             workers: per_worker(workers, PoolCounters::default),
         }
     }

@@ -2,11 +2,11 @@
 //! Whoever frees capacity pops the oldest ticket, reserves for it, and posts a [`Grant`] to the ticket's owner.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crossbeam::queue::ArrayQueue;
 
-use crate::ids::{PoolId, SessionKey, WorkerId};
+use crate::ids::{BackendId, Nanos, PoolId, SessionKey, WorkerId};
 
 use super::shared::BackendShared;
 
@@ -17,6 +17,8 @@ pub struct Ticket {
     pub session: SessionKey,
     /// The client's hash, for pools that choose by it.
     pub hash: u64,
+    /// Where its last attempt failed: another backend comes first.
+    pub avoid: Option<BackendId>,
 }
 
 /// A backend for a waiting session. Its capacity is reserved already if `reserved`: the receiver uses it, or passes
@@ -30,11 +32,12 @@ pub struct Grant {
 }
 
 impl Grant {
-    /// Gives its place back: nobody uses it.
+    /// Gives its place and its turn back: nobody uses them.
     pub fn release(&self) {
         if self.reserved {
             self.backend.capacity.release();
         }
+        self.backend.pace.give_back();
     }
 }
 
@@ -46,7 +49,13 @@ pub struct Waiters {
     tickets: ArrayQueue<Ticket>,
     /// Taken once and not served: older than all others.
     returned: ArrayQueue<Ticket>,
+    serving: AtomicU32,
 }
+
+const NOBODY: u32 = 0;
+const SOMEBODY: u32 = 1;
+/// And somebody else had reason to.
+const ONCE_MORE: u32 = 2;
 
 impl Waiters {
     /// A queue for at most `size` waiting clients. Stale tickets may take as many places again before newcomers are
@@ -58,6 +67,7 @@ impl Waiters {
             live: AtomicU32::new(0),
             tickets: ArrayQueue::new((size as usize * 2).max(1)),
             returned: ArrayQueue::new((size as usize).max(1)),
+            serving: AtomicU32::new(NOBODY),
         }
     }
 
@@ -107,6 +117,29 @@ impl Waiters {
         first.or_else(|ticket| self.tickets.push(ticket)).is_ok()
     }
 
+    /// Only one worker at a time serves a queue: two that each take a ticket and put it back could change their order. False
+    /// if another does; it will then look again.
+    #[must_use]
+    pub fn begin_serving(&self) -> bool {
+        let next = |state: u32| Some(if state == NOBODY { SOMEBODY } else { ONCE_MORE });
+        let before = self
+            .serving
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, next);
+        before == Ok(NOBODY)
+    }
+
+    /// False if there was reason to serve meanwhile: then do it again.
+    #[must_use]
+    pub fn end_serving(&self) -> bool {
+        let ended =
+            self.serving
+                .compare_exchange(SOMEBODY, NOBODY, Ordering::AcqRel, Ordering::Acquire);
+        if ended.is_err() {
+            self.serving.store(SOMEBODY, Ordering::Release);
+        }
+        ended.is_ok()
+    }
+
     /// A session stopped waiting: it was granted a backend, or it left. Its owner calls this, once per joined session.
     pub fn leave(&self) {
         let before = self.live.fetch_sub(1, Ordering::AcqRel);
@@ -117,6 +150,32 @@ impl Waiters {
     #[must_use]
     pub fn oldest(&self) -> Option<Ticket> {
         self.returned.pop().or_else(|| self.tickets.pop())
+    }
+}
+
+/// When a worker looks again after those who wait for a backend's turn: one worker's timer serves all.
+#[derive(Debug)]
+pub struct Wake(AtomicU64);
+
+impl Default for Wake {
+    fn default() -> Wake {
+        Wake(AtomicU64::new(Nanos::NEVER.0))
+    }
+}
+
+impl Wake {
+    /// Whether the caller is to look at `due`: nobody does so earlier. Who was to and is late is not relied on.
+    #[must_use]
+    pub fn claim(&self, due: Nanos, now: Nanos) -> bool {
+        let earlier = |at: u64| (at > due.0 || at <= now.0).then_some(due.0);
+        self.0
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, earlier)
+            .is_ok()
+    }
+
+    /// Whoever was to look will not.
+    pub fn forget(&self) {
+        self.0.store(Nanos::NEVER.0, Ordering::Release);
     }
 }
 
@@ -133,6 +192,7 @@ mod tests {
                 generation: 0,
             },
             hash: 0,
+            avoid: None,
         }
     }
 
@@ -161,5 +221,28 @@ mod tests {
         let order: Vec<_> = std::iter::from_fn(|| waiters.oldest()).collect();
         assert_eq!(order, [ticket(1), ticket(2), ticket(3)]);
         assert_eq!(waiters.live(), 3);
+    }
+
+    #[test]
+    fn one_serves_at_a_time_and_looks_again_if_another_had_reason_to() {
+        let waiters = Waiters::new(1);
+        assert!(waiters.begin_serving());
+        assert!(waiters.end_serving());
+        assert!(waiters.begin_serving());
+        assert!(!waiters.begin_serving() && !waiters.begin_serving());
+        assert!(!waiters.end_serving());
+        assert!(waiters.end_serving());
+        assert!(waiters.begin_serving());
+    }
+
+    #[test]
+    fn the_earliest_wake_is_one_workers_until_it_is_late() {
+        let wake = Wake::default();
+        assert!(wake.claim(Nanos(50), Nanos(10)));
+        assert!(!wake.claim(Nanos(60), Nanos(20)));
+        assert!(wake.claim(Nanos(40), Nanos(20)));
+        assert!(wake.claim(Nanos(90), Nanos(40)), "it is due, or late");
+        wake.forget();
+        assert!(wake.claim(Nanos(95), Nanos(41)));
     }
 }

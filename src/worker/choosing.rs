@@ -41,7 +41,10 @@ impl<K: Kernel> Worker<K> {
             reserve(&pool, &tried, hash, random, self.now)
         };
         let (found, repeated) = match found {
-            None if !first => (reserve(&pool, &[], hash, random, self.now), true),
+            // A backend that was not tried yet and only has to wait for its turn is worth waiting for.
+            None if !first && pool.turn_due(&tried, self.now).is_none() => {
+                (reserve(&pool, &[], hash, random, self.now), true)
+            }
             found => (found, false),
         };
         match found {
@@ -62,6 +65,7 @@ impl<K: Kernel> Worker<K> {
         tenant.backend = Some(backend.id);
         tenant.backend_counted = true;
         tenant.backend_reserved = held;
+        tenant.turn_unused = true;
         tenant.remember_tried(backend.id);
         let counters = backend.of(self.world.worker);
         counters.active.fetch_add(1, Ordering::Relaxed);
@@ -75,6 +79,7 @@ impl<K: Kernel> Worker<K> {
         };
         let (pool, held) = (tenant.pool, std::mem::take(&mut tenant.backend_reserved));
         let counted = std::mem::take(&mut tenant.backend_counted);
+        let turn_unused = std::mem::take(&mut tenant.turn_unused);
         let Some(backend) = tenant.backend.filter(|_| counted) else {
             return;
         };
@@ -92,6 +97,9 @@ impl<K: Kernel> Worker<K> {
             if held {
                 backend.shared.capacity.release();
             }
+            if turn_unused {
+                backend.shared.pace.give_back();
+            }
         }
         if held {
             self.serve_waiters(pool);
@@ -105,19 +113,23 @@ impl<K: Kernel> Worker<K> {
             return;
         };
         tenant.wait_began = now;
-        let (pool, hash) = (tenant.pool, tenant.hash);
-        let queued = self.world.pool(pool).is_some_and(|pool| {
-            pool.waiters.join(Ticket {
-                worker,
-                session: key,
-                hash,
-            })
-        });
+        let pool = tenant.pool;
+        let ticket = Ticket {
+            worker,
+            session: key,
+            hash: tenant.hash,
+            avoid: tenant.tried().last().copied(),
+        };
+        let queued = self
+            .world
+            .pool(pool)
+            .is_some_and(|pool| pool.waiters.join(ticket));
         if let Some(tenant) = self.slots.get_mut(key) {
             tenant.queued = queued;
         }
         self.answer(key, Event::Queued(queued));
         if queued {
+            self.note_paced(pool);
             // Between the choice and the joining a place may have become free, with nobody left to tell of it.
             self.hatch.doorbell.ring();
         }
@@ -153,6 +165,19 @@ impl<K: Kernel> Worker<K> {
         let Some(pool) = self.world.pool(id).cloned() else {
             return;
         };
+        if !pool.waiters.begin_serving() {
+            return;
+        }
+        loop {
+            self.serve_in_turn(id, &pool);
+            self.look_again_at_turn(&pool);
+            if pool.waiters.end_serving() {
+                return;
+            }
+        }
+    }
+
+    fn serve_in_turn(&mut self, id: PoolId, pool: &Pool) {
         while pool.waiters.live() > 0 && pool.any_open(self.now) {
             let Some(ticket) = pool.waiters.oldest() else {
                 return;
@@ -161,8 +186,8 @@ impl<K: Kernel> Worker<K> {
                 continue;
             }
             let random = self.random();
-            let Some(reserved) = reserve(&pool, &[], ticket.hash, random, self.now) else {
-                // Another worker was faster.
+            let Some(reserved) = reserve_for(pool, &ticket, random, self.now) else {
+                // Another worker was faster, or it is nobody's turn yet.
                 let _ = pool.waiters.put_back(ticket);
                 return;
             };
@@ -175,7 +200,7 @@ impl<K: Kernel> Worker<K> {
             if ticket.worker == self.world.worker {
                 self.accept_grant(&grant);
             } else {
-                self.post_grant(&pool, ticket, grant);
+                self.post_grant(pool, ticket, grant);
             }
         }
     }
@@ -222,8 +247,11 @@ impl<K: Kernel> Worker<K> {
         };
         let mut backends = pool.backends.iter();
         let place = backends.position(|one| Arc::ptr_eq(&one.shared, &grant.backend));
-        // It may be full by the very place that was granted.
-        place.is_some_and(|i| matches!(pool.standing(i, self.now), Standing::Open | Standing::Full))
+        // It may be full, or paced, by the very place that was granted.
+        place.is_some_and(|i| {
+            let standing = pool.standing(i, self.now);
+            matches!(standing, Standing::Open | Standing::Full | Standing::Paced)
+        })
     }
 
     /// What a session got was nothing: it is the next to be served.
@@ -236,6 +264,7 @@ impl<K: Kernel> Worker<K> {
             worker,
             session: key,
             hash: tenant.hash,
+            avoid: tenant.tried().last().copied(),
         };
         if let Some(pool) = self.world.pool(tenant.pool) {
             let _ = pool.waiters.put_back(ticket);
@@ -315,6 +344,7 @@ impl<K: Kernel> Worker<K> {
                 worker,
                 session: key,
                 hash: tenant.hash,
+                avoid: tenant.tried().last().copied(),
             };
             let queued = self
                 .world
@@ -417,10 +447,31 @@ fn reserve<'a>(
             Reservation::Held => true,
             Reservation::Full => continue,
         };
+        if !shared.pace.take(now) {
+            if held {
+                shared.capacity.release();
+            }
+            continue;
+        }
         return Some(Reserved {
             backend: shared,
             held,
         });
     }
     None
+}
+
+/// The same for one that waits: where its last attempt failed it goes only if there is nobody else to wait for.
+fn reserve_for<'a>(
+    pool: &'a Pool,
+    ticket: &Ticket,
+    random: u64,
+    now: Nanos,
+) -> Option<Reserved<'a>> {
+    let avoid = ticket.avoid.as_slice();
+    let found = reserve(pool, avoid, ticket.hash, random, now);
+    if found.is_some() || avoid.is_empty() || pool.turn_due(avoid, now).is_some() {
+        return found;
+    }
+    reserve(pool, &[], ticket.hash, random, now)
 }

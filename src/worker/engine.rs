@@ -54,6 +54,8 @@ pub struct Worker<K> {
     pub(super) retiring: Vec<super::world::LocalSocket>,
     /// Something waits for the answer of a send of this turn.
     pub(super) hurry: bool,
+    /// When this worker looks after those who wait for a backend's turn.
+    pub(super) turn_due: Nanos,
     pub(super) sessions_begun: u64,
     random: u64,
     outcomes: Vec<Outcome>,
@@ -85,6 +87,7 @@ impl<K: Kernel> Worker<K> {
             accept_retry_at: Nanos::ZERO,
             retiring: Vec::new(),
             hurry: false,
+            turn_due: Nanos::NEVER,
             sessions_begun: 0,
             random: parts.seed | 1,
             outcomes: Vec::with_capacity(8192),
@@ -108,6 +111,7 @@ impl<K: Kernel> Worker<K> {
         self.account(true);
         self.hatch.counters.stopped.set(1);
         self.take_grants();
+        self.leave_turns_to_others();
     }
 
     /// Whether there is nothing left to do, ever. A worker that does not know yet that the process drains may still hand
@@ -166,6 +170,7 @@ impl<K: Kernel> Worker<K> {
         }
         self.outcomes = outcomes;
         self.fire_timers();
+        self.serve_who_waits_for_a_turn();
         self.go_on_with_yielded();
         self.feed_starved();
         if rung {
@@ -181,7 +186,7 @@ impl<K: Kernel> Worker<K> {
         if self.hurry || !self.yielded.is_empty() || fed || self.mail_pending {
             return Patience::None;
         }
-        let mut next = self.timers.next();
+        let mut next = self.timers.next().min(self.turn_due);
         if self.accept_paused {
             next = next.min(self.now.after(PULSE_NS));
         }

@@ -13,6 +13,7 @@ mod admission;
 mod choosing;
 mod ending;
 mod engine;
+mod pacing;
 mod spin;
 mod start;
 mod street;

@@ -163,6 +163,7 @@ impl<K: Kernel> Worker<K> {
             return;
         };
         tenant.connect_began = now;
+        tenant.turn_unused = false;
         let (pool, backend, port, turn) = (tenant.pool, tenant.backend, tenant.port, tenant.id);
         if let Some(counters) = backend.and_then(|id| self.world.backend_counters(id)) {
             counters.connect_attempts.add(1);

@@ -43,6 +43,8 @@ pub(super) struct Tenant {
     pub(super) backend_counted: bool,
     /// A unit of the backend's capacity is held.
     pub(super) backend_reserved: bool,
+    /// A turn of the backend's `connect_rate` was taken, and no connect has followed yet.
+    pub(super) turn_unused: bool,
     pub(super) listener_reserved: bool,
     /// Where the session is counted among those of its client's address.
     pub(super) source: Option<SourcePlace>,
@@ -88,6 +90,7 @@ impl Tenant {
             backend: None,
             backend_counted: false,
             backend_reserved: false,
+            turn_unused: false,
             listener_reserved: false,
             source: None,
             process_reserved: false,

@@ -7,6 +7,7 @@ pub mod backends;
 pub mod checked_servers;
 pub mod http;
 pub mod metrics;
+pub mod namespace;
 pub mod net;
 pub mod pairs;
 pub mod pattern;

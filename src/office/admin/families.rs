@@ -130,6 +130,17 @@ pub(super) fn process(page: &mut Page<'_>, board: &Board, view: &View) -> fmt::R
         "Sessions that the process takes at most",
         [(vec![], f64::from(board.process.limit()))],
     )?;
+    let (places, sources) = board.hatches.sources.usage(board.clock.now());
+    page.gauge(
+        "sources_active",
+        "Client addresses that have sessions or owe time to a rate, at listeners with limits per source",
+        [(vec![], sources as f64)],
+    )?;
+    page.gauge(
+        "sources_limit",
+        "Client addresses that can be told apart at a time; 0 without limits per source",
+        [(vec![], places as f64)],
+    )?;
     page.counter(
         "reloads",
         "Reloads of the configuration",
@@ -243,6 +254,14 @@ pub(super) fn pools(page: &mut Page<'_>, view: &View) -> fmt::Result {
         all().map(|i| {
             let shards = pools[i].shared.workers.iter();
             (label(i), shards.map(|shard| shard.retries.read()).sum())
+        }),
+    )?;
+    page.counter(
+        "connect_rate_waits",
+        "Clients that waited because connect_rate held every open backend back",
+        all().map(|i| {
+            let shards = pools[i].shared.workers.iter();
+            (label(i), shards.map(|shard| shard.paced.read()).sum())
         }),
     )?;
     for (name, help, pick) in POOL_HISTOGRAMS {

@@ -178,7 +178,10 @@ fn pool(view: &View, checks: &Checks, pool: &Pool) -> Value {
     let backends: Vec<Value> = backends
         .map(|(i, backend)| {
             let mut value = backend_of(view, checks, backend);
-            value["eligible"] = json!(pool.standing(i, now) == Standing::Open);
+            value["eligible"] = json!(matches!(
+                pool.standing(i, now),
+                Standing::Open | Standing::Paced
+            ));
             value["weight_now"] = json!(pool.ramp(i, now).share() * f64::from(backend.weight));
             value
         })
