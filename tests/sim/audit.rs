@@ -18,7 +18,7 @@ fn patience(debt: Debt) -> u64 {
     let milliseconds = match debt {
         Debt::Accept | Debt::Admission | Debt::Bytes | Debt::End | Debt::Close => 400,
         Debt::OtherClose => 400,
-        Debt::Backend => 900,
+        Debt::Backend => 250,
         Debt::Reset => 600,
         Debt::Connect => return CONNECT_TIMEOUT_MOST_NS + 300 * MILLISECOND,
     };

@@ -142,6 +142,7 @@ impl Kernel for FakeKernel {
         entry.key = Some(session);
         entry.client = conn;
         entry.backend = None;
+        entry.unborn = false;
         entry.ends[0] = Some(End {
             conn,
             ops: [Op::Off; 6],
@@ -168,6 +169,7 @@ impl Kernel for FakeKernel {
             let failures = [ConnectFailure::Ports, ConnectFailure::Resources];
             let failure = self.net_mut().random.pick(&failures);
             self.net_mut().conns[client].failure = Some(failure);
+            self.entry_mut(session).unborn = true;
             return Err(failure);
         }
         let conn = self.net_mut().dial(client, backend, route.address);
@@ -225,8 +227,11 @@ impl Kernel for FakeKernel {
     }
 
     fn close(&mut self, stream: StreamKey, reset: bool) {
-        // A connect that could not even be started has left nothing to close.
         if self.entry(stream.session).ends[stream.side.index()].is_none() {
+            let unborn = &mut self.entry_mut(stream.session).unborn;
+            if stream.side == Side::Client || !std::mem::take(unborn) {
+                self.fail(&format!("closes {stream:?} twice"));
+            }
             return;
         }
         self.check_close(stream, reset);

@@ -82,6 +82,8 @@ pub struct Entry {
     pub pipes: [Option<Loan>; 2],
     pub client: usize,
     pub backend: Option<usize>,
+    /// A connect could not even be started: there is nothing to close.
+    pub unborn: bool,
     /// Phase, and routes by source, before this turn.
     pub state: Option<(Phase, [Route; 2])>,
 }

@@ -18,6 +18,7 @@ impl FakeKernel {
         };
         let awake = patience == Patience::None || !self.completions.is_empty() || self.woken;
         if !awake {
+            self.check_sleep();
             let until = match patience {
                 Patience::Nanoseconds(nanoseconds) => self.net().now + nanoseconds,
                 _ => u64::MAX,
@@ -49,6 +50,26 @@ impl FakeKernel {
         net.advance(moment);
         drop(net);
         self.overflowed |= overflowed;
+    }
+
+    /// The answer of a whole send ends no sleep: who has more behind it, or has it to close, must not wait for that.
+    fn check_sleep(&self) {
+        let net = self.net();
+        for flight in &self.flights {
+            let sink = self.end(flight.stream).conn;
+            let whole = flight.result == Some(Ok(flight.parcel.bytes()));
+            let Some(source) = net.conns[sink].partner.filter(|_| whole) else {
+                continue;
+            };
+            let (source, sink) = (&net.conns[source], &net.conns[sink]);
+            let over = [source, sink].iter().any(|it| it.is_lost() || it.leaving);
+            if source.taken > sink.accepted && !over {
+                net.fail(&format!(
+                    "sleeps while {} bytes wait behind a send that is done: {source:?}",
+                    source.taken - sink.accepted
+                ));
+            }
+        }
     }
 
     /// Sleeps until a completion comes, or `until`.

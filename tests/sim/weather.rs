@@ -52,7 +52,25 @@ impl Weather {
             1..4 => weather.blow_hard(random),
             _ => weather.blow(random, 1),
         }
+        if random.chance(100) {
+            weather.make_scarce(random);
+        }
         weather
+    }
+
+    /// Few places, many who want them, and backends that keep coming and going: places change hands between workers while
+    /// the world changes.
+    fn make_scarce(&mut self, random: &mut Random) {
+        self.workers = 2;
+        self.pools = 1;
+        self.sessions_max = 60;
+        self.process_max = 0;
+        self.small_limits = true;
+        self.arrival_ns = random.pick(&[300_000, 1_000_000]);
+        self.pace_ns = random.pick(&[50_000, 300_000]);
+        self.reload_ns = random.pick(&[1_000_000, 3_000_000]);
+        self.verdict_ns = random.pick(&[1_000_000, 10_000_000]);
+        self.stall = random.between(20, 80) as u32;
     }
 
     fn sizes(random: &mut Random) -> Weather {
