@@ -160,6 +160,12 @@ pub(super) fn is_transient(error: &io::Error) -> bool {
     )
 }
 
+/// Whether the kernel lacked something for a submission: it will have it later, not at once.
+pub(super) fn is_shortage(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().unwrap_or(0);
+    matches!(errno, libc::ENOMEM | libc::EAGAIN | libc::EBUSY)
+}
+
 /// Why no socket could be had to connect with.
 pub(super) fn socket_failure(error: &io::Error) -> ConnectFailure {
     connect_failure(error.raw_os_error().unwrap_or(0)).unwrap_or(ConnectFailure::Other)

@@ -25,6 +25,9 @@ const ENTER_EXT_ARG: u32 = 1 << 3;
 /// IORING_ENTER_NO_IOWAIT (Linux 6.15).
 pub(super) const ENTER_NO_IOWAIT: u32 = 1 << 7;
 
+/// How long to leave a kernel alone that has nothing left for a submission.
+const SHORTAGE_REST: Duration = Duration::from_millis(1);
+
 /// A send that the kernel has, or will have with the next submission.
 #[derive(Debug)]
 pub(super) struct Flight {
@@ -152,6 +155,24 @@ impl Ring {
             answer.as_ref().map_or_else(outcome::is_transient, |_| true),
             "io_uring_enter refused: {answer:?}"
         );
+        if to_submit > 0 && answer.as_ref().is_err_and(outcome::is_shortage) {
+            self.rest();
+        }
+    }
+
+    /// The kernel has no memory for what is submitted now: trying again at once would spin as long as that lasts. Waits for
+    /// a completion beyond those that are there already.
+    pub(super) fn rest(&mut self) {
+        let ready = self.io.completion().len() as u32;
+        let timeout = types::Timespec::from(SHORTAGE_REST);
+        let arguments = types::SubmitArgs::new().timespec(&timeout);
+        let flags = self.enter_flags | ENTER_EXT_ARG;
+        // SAFETY: the flags announce the extended argument that is passed; it and the timespec live until the call ends.
+        let _ = unsafe {
+            self.io
+                .submitter()
+                .enter(0, ready + 1, flags, Some(&arguments))
+        };
     }
 
     /// Copies all completions out of the shared queue before any is looked at, and those in the kernel's backlog, too:

@@ -119,6 +119,28 @@ fn answers_beyond_the_queue_overflow_and_none_is_lost() {
     assert_eq!(bench.ring.stale_answers(), 0);
 }
 
+/// What the ring does where the kernel has no memory for a submission: it must not come back at once, and lose nothing.
+#[test]
+fn a_rest_is_one_even_while_answers_wait() {
+    let mut bench = Bench::new();
+    let mut streams = armed(&mut bench, 3);
+    for (_, peer) in &mut streams {
+        peer.write_all(b"x").unwrap();
+    }
+    bench.ring.enter(Patience::None);
+    for _ in 0..5 {
+        let start = Instant::now();
+        bench.ring.rest();
+        let rested = start.elapsed();
+        assert!(rested >= Duration::from_millis(1), "{rested:?}");
+        assert!(rested < LONG);
+    }
+    for (stream, _) in &streams {
+        let answer = bench.answer(*stream);
+        assert!(matches!(answer, Answer::Ready(..)), "{answer:?}");
+    }
+}
+
 /// An overflow ends multishot operations: they end as if asked to, and go on when armed again.
 #[test]
 fn an_overflow_ends_accepts_and_receives_without_a_loss() {
