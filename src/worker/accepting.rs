@@ -203,10 +203,11 @@ impl<K: Kernel> Worker<K> {
         self.kernel.refuse(incoming);
     }
 
-    /// The least loaded worker, if this one is clearly above the mean.
+    /// The least loaded worker, if this one is clearly above the mean. None once the process drains: it may have stopped.
     fn less_loaded_worker(&self) -> Option<usize> {
         let workers = &self.hatches.workers;
-        if workers.len() < 2 {
+        let serving = matches!(self.world.phase, crate::handoff::Phase::Serving);
+        if workers.len() < 2 || !serving {
             return None;
         }
         let own = self.slots.len() as u64;
