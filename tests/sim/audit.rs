@@ -132,7 +132,9 @@ impl Net {
         let office = self.office();
         let known = self.weather.pools == 1;
         let changed = office.backends.iter().map(|it| it.changed_at).max();
-        (known && office.has_open_backend(0)).then_some((Debt::Backend, changed.unwrap_or(0)))
+        // Between attempts at the only one that is open it pauses.
+        let mark = changed.unwrap_or(0) + client.tried.len() as u64;
+        (known && office.has_open_backend(0)).then_some((Debt::Backend, mark))
     }
 
     /// One of the two is gone: both have to be closed, after what it had sent was delivered, if that can be.
