@@ -166,6 +166,17 @@ fn parts_that_do_not_fit_each_other_are_named() {
             "12: pool.health.port: found a port, but backend \"unix:/run/b\" has none; allowed: 0 in a pool with unix sockets",
         ),
         (
+            with(Part::Listener, "protocol = \"udp\"")
+                .replace("\"127.0.0.1:7000\"", "\"unix:/run/l\""),
+            "7: listener.bind: found \"unix:/run/l\" with protocol = \"udp\"; allowed: internet addresses",
+        ),
+        (
+            with(Part::Listener, "protocol = \"udp\"")
+                .replace("\"127.0.0.1:1\"", "\"unix:/run/b\""),
+            "8: listener.pool: found \"p\", which has a backend on a unix socket, with protocol = \"udp\"; allowed: a pool \
+             of internet addresses",
+        ),
+        (
             with(Part::Pool, "health = { kind = \"udp\" }")
                 .replace("\"127.0.0.1:1\"", "\"unix:/run/b\""),
             "12: pool.health.kind: found \"udp\", but backend \"unix:/run/b\" takes no datagrams; allowed: another kind in a \

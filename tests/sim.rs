@@ -18,6 +18,8 @@ mod audit;
 mod contract;
 #[path = "sim/counts.rs"]
 mod counts;
+#[path = "sim/datagrams.rs"]
+mod datagrams;
 #[path = "sim/door.rs"]
 mod door;
 #[path = "sim/drive.rs"]

@@ -15,9 +15,9 @@ use std::time::{Duration, Instant};
 
 use ringway::balance::{Algorithm, Chooser};
 use ringway::handoff::{
-    Backend, BackendOptions, BackendShared, Capacity, Hatches, ListenSocket, Listener,
-    ListenerShared, Phase, Pool, PoolShared, SessionTimes, Snapshot, Spin, Target, WaitRules,
-    Waiters,
+    Backend, BackendOptions, BackendShared, Capacity, FlowRules, Hatches, ListenSocket, Listener,
+    ListenerShared, Phase, Pool, PoolShared, Protocol, SessionTimes, Snapshot, Spin, Target,
+    WaitRules, Waiters,
 };
 use ringway::ids::{Address, BackendId, Clock, ListenerId, PoolId, SocketId, WorkerId};
 use ringway::uring::{self, Features};
@@ -144,6 +144,7 @@ fn pool_of(backend: &Arc<BackendShared>, target: SocketAddr) -> Arc<Pool> {
         connect_attempts: 3,
         connect_budget_ns: 3_000_000_000,
         times: SessionTimes::default(),
+        flow_rules: FlowRules::default(),
         options: BackendOptions {
             keepalive: None,
             user_timeout_ms: 0,
@@ -182,6 +183,7 @@ impl Balancer {
         let listener = Arc::new(Listener {
             shared: Arc::new(ListenerShared::new(ListenerId(0), "l", 1)),
             pool: PoolId(0),
+            protocol: Protocol::Tcp,
             sockets: vec![Arc::new(socket)],
             wants_address: true,
             access: None,

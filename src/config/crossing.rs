@@ -9,11 +9,12 @@ use std::path::PathBuf;
 
 use crate::ids::Address;
 
+use super::check_plan::{CheckKind, HealthPlan, Said, UdpPlan};
 use super::desk::{Desk, Located};
 use super::listener::ListenerDraft;
 use super::place::Bind;
 use super::plan::{
-    AdminPlan, BackendAddress, BackendPlan, GlobalPlan, ListenerPlan, Plan, PoolPlan,
+    AdminPlan, BackendAddress, BackendPlan, GlobalPlan, ListenerPlan, Plan, PoolPlan, Protocol,
 };
 use super::pool::PoolDraft;
 
@@ -33,14 +34,16 @@ pub(super) fn cross(desk: &mut Desk<'_>, drafts: Drafts) -> Plan {
         global,
         admin,
         listeners,
-        pools,
+        mut pools,
     } = drafts;
     check_names(desk, &listeners, &pools);
     let few_enough = check_counts(desk, &listeners, &pools);
     check_binds(desk, &admin, &listeners);
     let pool_of = resolve_pools(desk, &listeners, &pools);
+    refuse_unix_backends_of_udp(desk, &listeners, &pool_of, &pools);
     check_listener_ports(desk, &listeners, &pool_of, &pools);
     check_unix_checks(desk, &pools);
+    check_by_datagrams(&listeners, &pool_of, &mut pools);
     let listeners = listeners.into_iter().zip(pool_of);
     Plan {
         global,
@@ -49,6 +52,55 @@ pub(super) fn cross(desk: &mut Desk<'_>, drafts: Drafts) -> Plan {
             .map(|(draft, pool)| finish_listener(draft, pool.unwrap_or(0), few_enough))
             .collect(),
         pools: pools.into_iter().map(finish_pool).collect(),
+    }
+}
+
+fn refuse_unix_backends_of_udp(
+    desk: &mut Desk<'_>,
+    listeners: &[ListenerDraft],
+    pool_of: &[Option<usize>],
+    pools: &[PoolDraft],
+) {
+    for (listener, pool) in listeners.iter().zip(pool_of) {
+        let (Some(pool), Some(named)) = (pool.and_then(|pool| pools.get(pool)), &listener.pool)
+        else {
+            continue;
+        };
+        let is_unix = |address: &Located<BackendAddress>| {
+            matches!(address.value, BackendAddress::Fixed(Address::Unix(_)))
+        };
+        let mut addresses = pool.backends.iter().filter_map(|it| it.address.as_ref());
+        if listener.plan.protocol == Protocol::Udp && addresses.any(is_unix) {
+            let sentence = format!(
+                "found {:?}, which has a backend on a unix socket, with protocol = \"udp\"; allowed: a pool of internet \
+                 addresses",
+                named.value
+            );
+            desk.fault(named.at, "listener.pool", sentence);
+        }
+    }
+}
+
+/// Where nothing is said of checks and only datagrams come, it is datagrams that check.
+fn check_by_datagrams(
+    listeners: &[ListenerDraft],
+    pool_of: &[Option<usize>],
+    pools: &mut [PoolDraft],
+) {
+    for (place, pool) in pools.iter_mut().enumerate() {
+        let users = listeners.iter().zip(pool_of);
+        let mut users = users.filter(|(_, pool)| **pool == Some(place)).peekable();
+        let only_datagrams = users.peek().is_some()
+            && users.all(|(listener, _)| listener.plan.protocol == Protocol::Udp);
+        if only_datagrams
+            && !pool.check_kind_given
+            && let HealthPlan::Check(check) = &mut pool.plan.health
+        {
+            check.kind = CheckKind::Udp(UdpPlan {
+                send: Said::default(),
+                expect: None,
+            });
+        }
     }
 }
 
@@ -145,10 +197,21 @@ type Span = (u16, u16, usize);
 /// No two listeners, nor the admin's HTTP, may want one address. A wildcard beside one of its own addresses is fine
 /// among listeners: the kernel gives the more specific socket its own.
 fn check_binds(desk: &mut Desk<'_>, admin: &AdminPlan, listeners: &[ListenerDraft]) {
-    let mut spans: BTreeMap<(IpAddr, u32), Vec<Span>> = BTreeMap::new();
+    let mut spans: BTreeMap<(bool, IpAddr, u32), Vec<Span>> = BTreeMap::new();
     let mut paths: BTreeMap<&PathBuf, usize> = BTreeMap::new();
-    for bind in listeners.iter().flat_map(|draft| &draft.binds) {
+    let binds = listeners.iter().flat_map(|draft| {
+        let is_udp = draft.plan.protocol == Protocol::Udp;
+        draft.binds.iter().map(move |bind| (is_udp, bind))
+    });
+    for (is_udp, bind) in binds {
         match &bind.value {
+            Bind::Unix(path) if is_udp => {
+                let sentence = format!(
+                    "found \"unix:{}\" with protocol = \"udp\"; allowed: internet addresses",
+                    path.display()
+                );
+                desk.fault(bind.at, "listener.bind", sentence);
+            }
             Bind::Unix(path) => {
                 if let Some(&first) = paths.get(path) {
                     note_meeting(desk, bind.at, &format!("unix:{}", path.display()), first);
@@ -163,12 +226,15 @@ fn check_binds(desk: &mut Desk<'_>, admin: &AdminPlan, listeners: &[ListenerDraf
                     SocketAddr::V6(address) => address.scope_id(),
                     SocketAddr::V4(_) => 0,
                 };
-                spans.entry((first.ip(), scope)).or_default().push(span);
-                check_against_admin(desk, admin, *first, *last, bind.at);
+                let place = (is_udp, first.ip(), scope);
+                spans.entry(place).or_default().push(span);
+                if !is_udp {
+                    check_against_admin(desk, admin, *first, *last, bind.at);
+                }
             }
         }
     }
-    for ((ip, _), mut of_address) in spans {
+    for ((_, ip, _), mut of_address) in spans {
         of_address.sort_unstable();
         let mut reached: Option<(u16, usize)> = None;
         for (first, last, at) in of_address {

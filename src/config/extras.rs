@@ -1,4 +1,4 @@
-//! Reads what pools will have in later versions: breaker, warm connections, UDP, discovery and more. It is checked
+//! Reads what pools will have in later versions: breaker, warm connections, discovery and more. It is checked
 //! as the contract says, and refused in one honest sentence where it asks for something.
 //!
 //! When a feature arrives, its reader moves from here into a file of its own and gains a plan.
@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::desk::Desk;
-use super::measure::{HOUR, MILLISECOND, YEAR, duration, limit, switch, whole, word};
+use super::measure::{HOUR, MILLISECOND, YEAR, duration, switch, whole, word};
 use super::plan::OnLoss;
 use super::pool::on_loss;
 use super::section::Section;
@@ -30,7 +30,6 @@ pub(super) fn read_extras(desk: &mut Desk<'_>, pool: &mut Section) -> bool {
     );
     read_breaker(desk, pool);
     read_warm(desk, pool);
-    read_udp(desk, pool);
     read_discovery(desk, pool)
 }
 
@@ -74,19 +73,6 @@ fn read_warm(desk: &mut Desk<'_>, pool: &mut Section) {
         ]),
     );
     table.read(desk, "force", switch);
-    table.finish(desk);
-}
-
-fn read_udp(desk: &mut Desk<'_>, pool: &mut Section) {
-    let Some(mut table) = pool.table(desk, "udp") else {
-        return;
-    };
-    let minute = Duration::from_secs(60);
-    table.later(desk, "idle_timeout", duration(MILLISECOND, YEAR), &minute);
-    table.later(desk, "responses", whole::<u32>(0..=1_000_000_000), &0);
-    table.later(desk, "requests", whole::<u32>(0..=1_000_000_000), &0);
-    table.later(desk, "max_flows", limit, &None);
-    table.later(desk, "send_proxy_every", switch, &false);
     table.finish(desk);
 }
 

@@ -39,6 +39,8 @@ const KINDS: &[(&str, Option<&str>)] = &[
 /// A health table as it was read, and where two of its keys stand.
 pub(super) struct HealthDraft {
     pub plan: HealthPlan,
+    /// The file says which.
+    pub kind_given: bool,
     /// `kind`, or else the table.
     pub kind_at: usize,
     /// `port`, if it is given.
@@ -51,6 +53,7 @@ pub(super) fn read_health(desk: &mut Desk<'_>, pool: &mut Section) -> HealthDraf
         .table(desk, "health")
         .unwrap_or_else(|| Section::absent(&path, pool.at()));
     let kind_at = table.place_of("kind");
+    let kind_given = table.has("kind");
     let kind = read_kind(desk, &mut table);
     let port: Option<Located<u16>> = table
         .read_located(desk, "port", whole(0..=65_535))
@@ -82,6 +85,7 @@ pub(super) fn read_health(desk: &mut Desk<'_>, pool: &mut Section) -> HealthDraf
     };
     HealthDraft {
         plan,
+        kind_given,
         kind_at,
         port_at: port.map(|port| port.at),
     }

@@ -7,7 +7,7 @@ use super::limits::read_limits;
 use super::measure::{HOUR, MILLISECOND, any_text, duration, limit, name, switch, whole, word};
 use super::options::{read_keepalive, read_user_timeout};
 use super::place::{Bind, bind, network};
-use super::plan::ListenerPlan;
+use super::plan::{ListenerPlan, Protocol};
 use super::section::Section;
 
 /// A listener whose pool and addresses have not been compared with the rest of the file.
@@ -26,6 +26,7 @@ pub(super) fn read_listener(desk: &mut Desk<'_>, mut table: Section) -> Listener
     let plan = ListenerPlan {
         name: String::new(),
         binds: Vec::new(),
+        protocol: read_protocol(desk, &mut table),
         pool: 0,
         freebind: table.read(desk, "freebind", switch).unwrap_or(false),
         max_connections: table.read(desk, "max_connections", limit).flatten(),
@@ -36,7 +37,6 @@ pub(super) fn read_listener(desk: &mut Desk<'_>, mut table: Section) -> Listener
             .read(desk, "backlog", whole(1..=65_535))
             .unwrap_or(4096),
     };
-    table.read(desk, "protocol", word(&[("tcp", Some(())), ("udp", None)]));
     read_later(desk, &mut table);
     table.finish(desk);
     ListenerDraft {
@@ -45,6 +45,13 @@ pub(super) fn read_listener(desk: &mut Desk<'_>, mut table: Section) -> Listener
         binds,
         plan,
     }
+}
+
+fn read_protocol(desk: &mut Desk<'_>, table: &mut Section) -> Protocol {
+    let words = &[("tcp", Some(Protocol::Tcp)), ("udp", Some(Protocol::Udp))];
+    table
+        .read(desk, "protocol", word(words))
+        .unwrap_or(Protocol::Tcp)
 }
 
 fn read_binds(desk: &mut Desk<'_>, table: &mut Section) -> Vec<Located<Bind>> {

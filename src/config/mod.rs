@@ -23,6 +23,7 @@ mod plan;
 mod pool;
 mod section;
 pub mod tiers;
+mod udp;
 pub mod worst;
 
 use std::fs::File;
@@ -43,8 +44,9 @@ pub use fault::{ConfigError, Fault};
 pub use measure::{Rate, duration_of, rate_of, shown as duration_text};
 pub use place::backend_address_of;
 pub use plan::{
-    AccessLog, AdminPlan, Algorithm, BackendAddress, BackendPlan, GlobalPlan, HashKey, Host,
-    Keepalive, LimitsPlan, ListenerPlan, LogFormat, OnFin, OnLoss, Plan, PoolPlan, Spin, WaitPlan,
+    AccessLog, AdminPlan, Algorithm, BackendAddress, BackendPlan, FlowPlan, GlobalPlan, HashKey,
+    Host, Keepalive, LimitsPlan, ListenerPlan, LogFormat, OnFin, OnLoss, Plan, PoolPlan, Protocol,
+    Spin, WaitPlan,
 };
 pub use tiers::{TierMode, TierPlan};
 

@@ -81,6 +81,7 @@ pub struct ListenerPlan {
     /// At least one; port ranges are written out, one address per port. No address stands in two listeners. Port 0 lets
     /// the kernel pick (once: all workers then share the port it picked).
     pub binds: Vec<Address>,
+    pub protocol: Protocol,
     /// Index into [`Plan::pools`].
     pub pool: usize,
     pub freebind: bool,
@@ -106,6 +107,12 @@ pub struct LimitsPlan {
     pub allow: Vec<IpNet>,
     /// Wins over `allow`.
     pub deny: Vec<IpNet>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    Tcp,
+    Udp,
 }
 
 /// Whole seconds, at least one, inside the kernel's bounds.
@@ -141,8 +148,21 @@ pub struct PoolPlan {
     pub on_drain: OnLoss,
     pub tiers: TierPlan,
     pub health: HealthPlan,
+    pub udp: FlowPlan,
     /// In the order of the file; at least one. Names are unique inside the pool.
     pub backends: Vec<BackendPlan>,
+}
+
+/// For the flows of listeners with protocol = "udp".
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowPlan {
+    pub idle_timeout: Duration,
+    /// Datagrams from the backend that end a flow; 0: only silence does.
+    pub responses: u32,
+    /// Datagrams from the client after which a backend is chosen anew; 0: never.
+    pub requests: u32,
+    /// `None`: what ports and descriptors carry.
+    pub max_flows: Option<u32>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -15,6 +15,7 @@ use super::place::{backend_address, ip};
 use super::plan::{Algorithm, BackendAddress, HashKey, OnFin, OnLoss, PoolPlan, WaitPlan};
 use super::section::{Section, Value};
 use super::tiers::{TIER_MAX, read_tiers};
+use super::udp::read_udp;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -36,6 +37,7 @@ pub(super) struct PoolDraft {
     pub check_kind_at: usize,
     /// Where `health.port` stands, if it is given.
     pub check_port_at: Option<usize>,
+    pub check_kind_given: bool,
     pub backends: Vec<BackendDraft>,
     /// Complete but for `name` and `backends`.
     pub plan: PoolPlan,
@@ -89,6 +91,7 @@ pub(super) fn read_pool(desk: &mut Desk<'_>, mut table: Section) -> PoolDraft {
         on_drain: table
             .read(desk, "on_drain", on_loss)
             .unwrap_or(OnLoss::Keep),
+        udp: read_udp(desk, &mut table, &health.plan),
         health: health.plan,
         tiers: read_tiers(desk, &mut table),
         backends: Vec::new(),
@@ -98,6 +101,7 @@ pub(super) fn read_pool(desk: &mut Desk<'_>, mut table: Section) -> PoolDraft {
     table.finish(desk);
     PoolDraft {
         name: found_name,
+        check_kind_given: health.kind_given,
         check_kind_at: health.kind_at,
         check_port_at: health.port_at,
         backends,

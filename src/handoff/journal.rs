@@ -25,6 +25,8 @@ pub struct SessionRecord {
     pub connect_ns: u64,
     pub bytes_in: u64,
     pub bytes_out: u64,
+    /// From client and from backend; `None` for a session.
+    pub datagrams: Option<[u64; 2]>,
     pub end: End,
     /// Smoothed round trip time towards the client in microseconds, from TCP_INFO; 0 where there is none.
     pub rtt_us: u32,

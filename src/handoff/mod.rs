@@ -42,8 +42,8 @@ pub use shared::{
 };
 pub use sketch::client_number;
 pub use snapshot::{
-    Backend, BackendOptions, Keepalive, ListenSocket, Listener, Phase, Pool, SessionTimes,
-    Snapshot, Spin, Target, WaitRules,
+    Backend, BackendOptions, FlowRules, Keepalive, ListenSocket, Listener, Phase, Pool, Protocol,
+    SessionTimes, Snapshot, Spin, Target, WaitRules,
 };
 pub use sources::{SourceLimits, SourcePlace, Sources};
 pub use tiers::{TierMember, Tiers};

@@ -7,7 +7,9 @@ use std::sync::{Arc, Weak};
 use crossbeam::utils::CachePadded;
 use parking_lot::Mutex;
 
-use crate::ids::{BackendId, ConnectFailure, End, ListenerId, Nanos, PoolId, Refusal, WorkerId};
+use crate::ids::{
+    BackendId, ConnectFailure, Drop, End, ListenerId, Nanos, PoolId, Refusal, WorkerId,
+};
 
 use super::capacity::Capacity;
 use super::counters::{Histogram, Tally};
@@ -28,6 +30,14 @@ pub struct ListenerCounters {
     pub refused: [Tally; Refusal::COUNT],
     pub bytes_in: Tally,
     pub bytes_out: Tally,
+    pub flows_active: Tally,
+    pub flows_total: Tally,
+    /// Times that a flow went on to another backend.
+    pub flows_moved: Tally,
+    pub datagrams_in: Tally,
+    pub datagrams_out: Tally,
+    /// Datagrams in either direction.
+    pub drops: [Tally; Drop::COUNT],
 }
 
 /// A listener's identity and what belongs to it over reloads.
@@ -67,6 +77,8 @@ pub struct PoolShared {
     pub tiers: Arc<Tiers>,
     /// Who looks after those that wait for a turn.
     pub wake: Wake,
+    /// Flows over all workers.
+    pub flows: Capacity,
     pub workers: Box<[CachePadded<PoolCounters>]>,
 }
 
@@ -121,6 +133,12 @@ impl ListenerShared {
             refused: std::array::from_fn(|_| Tally::default()),
             bytes_in: Tally::default(),
             bytes_out: Tally::default(),
+            flows_active: Tally::default(),
+            flows_total: Tally::default(),
+            flows_moved: Tally::default(),
+            datagrams_in: Tally::default(),
+            datagrams_out: Tally::default(),
+            drops: std::array::from_fn(|_| Tally::default()),
         };
         ListenerShared {
             id,
@@ -148,6 +166,7 @@ impl PoolShared {
             referee: Referee::default(),
             tiers: Arc::new(Tiers::default()),
             wake: Wake::default(),
+            flows: Capacity::new(0),
             workers: per_worker(workers, PoolCounters::default),
         }
     }

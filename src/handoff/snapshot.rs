@@ -50,10 +50,17 @@ pub enum Spin {
     Auto,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    Tcp,
+    Udp,
+}
+
 #[derive(Debug)]
 pub struct Listener {
     pub shared: Arc<ListenerShared>,
     pub pool: PoolId,
+    pub protocol: Protocol,
     pub sockets: Vec<Arc<ListenSocket>>,
     /// Whether the client's address is needed for each session (hashing, log).
     pub wants_address: bool,
@@ -100,6 +107,7 @@ pub struct Pool {
     pub connect_attempts: u8,
     pub connect_budget_ns: u64,
     pub times: SessionTimes,
+    pub flow_rules: FlowRules,
     pub options: BackendOptions,
     /// `None`: the pool ejects nobody.
     pub breaker: Option<BreakerRules>,
@@ -118,6 +126,16 @@ pub struct SessionTimes {
     pub idle_ns: u64,
     pub half_close_ns: u64,
     pub lifetime_ns: u64,
+}
+
+/// What ends a UDP flow, or its backend's turn. 0 is no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FlowRules {
+    pub idle_ns: u64,
+    /// Datagrams from the backend.
+    pub responses: u32,
+    /// Datagrams from the client until a backend is chosen anew.
+    pub requests: u32,
 }
 
 /// Options of sockets towards backends.

@@ -4,6 +4,8 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+use super::SocketId;
+
 /// An address that can be bound or connected to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Address {
@@ -35,6 +37,15 @@ impl From<SocketAddr> for Address {
     fn from(address: SocketAddr) -> Address {
         Address::Inet(address)
     }
+}
+
+/// Whom a UDP flow belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Caller {
+    pub socket: SocketId,
+    pub client: SocketAddr,
+    /// The address that the client wrote to, where the socket has many.
+    pub local: Option<IpAddr>,
 }
 
 /// What counts as one client network: an IPv4 address, or an IPv6 /64 (the smallest network that is handed to one

@@ -103,6 +103,27 @@ impl Refusal {
 }
 
 words!(
+    /// Why a datagram was dropped.
+    Drop {
+        NoBackend = "no-backend",
+        /// `deny` names the client's address, or `allow` does not.
+        Denied = "denied",
+        /// A limit of its listener keeps the client from a flow; which one is told by the refusals.
+        Limited = "limited",
+        /// The flow table, or a limit of flows, is full of worthier ones.
+        TableFull = "table-full",
+        /// The socket towards its receiver has no room.
+        Full = "socket-full",
+        /// ICMP said so, or there is no route.
+        Unreachable = "unreachable",
+        /// Longer than the way to its receiver allows, or than a datagram can be.
+        TooLong = "too-long",
+        Resources = "resources",
+        Shutdown = "shutdown",
+    }
+);
+
+words!(
     /// Why one attempt to connect to a backend failed.
     ConnectFailure {
         Refused = "refused",

@@ -9,8 +9,8 @@ mod secret;
 mod stream;
 mod time;
 
-pub use address::{Address, NetworkKey};
-pub use end::{CheckResult, ConnectFailure, End, Refusal};
+pub use address::{Address, Caller, NetworkKey};
+pub use end::{CheckResult, ConnectFailure, Drop, End, Refusal};
 pub use role::Role;
 pub use secret::Secret;
 pub use stream::{Condition, Fault, Interest, Moved, ReceiveEnd, Sink, Source};
@@ -89,6 +89,13 @@ dense_id!(
 /// The key of a session inside its worker: the slot, and the slot's generation that makes a late answer recognisable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SessionKey {
+    pub slot: Slot,
+    pub generation: u16,
+}
+
+/// The key of a UDP flow inside its worker, in a table of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FlowKey {
     pub slot: Slot,
     pub generation: u16,
 }

@@ -10,7 +10,7 @@ use std::os::fd::AsFd;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use crate::config::{ListenerPlan, Plan};
+use crate::config::{ListenerPlan, Plan, Protocol};
 use crate::handoff::ListenSocket;
 use crate::ids::{Address, Nanos, SocketId, millis};
 use crate::sys;
@@ -28,6 +28,7 @@ const RELEASE: Duration = Duration::from_secs(1);
 /// What makes a socket the same one as before.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct BindKey {
+    is_udp: bool,
     /// As in the plan.
     address: Address,
     /// For port 0, which several listeners may ask for: whose it is, and the how manieth.
@@ -39,6 +40,7 @@ impl BindKey {
         let address = listener.binds[place].clone();
         let any_port = address.inet().is_some_and(|address| address.port() == 0);
         BindKey {
+            is_udp: listener.protocol == Protocol::Udp,
             address,
             owner: any_port.then(|| (listener.name.clone(), place)),
         }
@@ -100,7 +102,7 @@ impl Binder {
                 let key = BindKey::new(listener, place);
                 let socket = match self.held.get(&key) {
                     Some(socket) => Arc::clone(socket),
-                    None => match self.bind(&key.address, &options).await {
+                    None => match self.bind(&key, &options).await {
                         Ok(socket) => socket,
                         Err(error) => {
                             self.abandon(prepared);
@@ -132,6 +134,7 @@ impl Binder {
     pub fn commit(&mut self, prepared: Prepared) {
         for (key, (socket, options)) in &prepared.keys {
             if self.held.contains_key(key)
+                && !key.is_udp
                 && let Err(error) = apply(socket, options)
             {
                 log::warn!("{}: options cannot be set: {error}", socket.address);
@@ -183,12 +186,13 @@ impl Binder {
     /// Binds one address, waiting a little for our own workers if they still hold it from before.
     async fn bind(
         &mut self,
-        address: &Address,
+        key: &BindKey,
         options: &ListenOptions,
     ) -> io::Result<Arc<ListenSocket>> {
+        let address = &key.address;
         let deadline = Instant::now() + RELEASE;
         loop {
-            match self.bind_now(address, options) {
+            match self.bind_now(key, options) {
                 Err(error)
                     if error.kind() == ErrorKind::AddrInUse
                         && self.is_being_released(address)
@@ -218,13 +222,19 @@ impl Binder {
 
     fn bind_now(
         &mut self,
-        address: &Address,
+        key: &BindKey,
         options: &ListenOptions,
     ) -> io::Result<Arc<ListenSocket>> {
+        let address = &key.address;
         let id = self.fresh_id()?;
         let bound = match address {
             Address::Inet(inet) => {
-                sys::listen::listen_tcp(*inet, self.workers, options).and_then(|descriptors| {
+                let group = if key.is_udp {
+                    sys::datagram::listen_udp(*inet, self.workers, options.freebind)
+                } else {
+                    sys::listen::listen_tcp(*inet, self.workers, options)
+                };
+                group.and_then(|descriptors| {
                     let first = descriptors.first().ok_or(ErrorKind::InvalidInput)?;
                     let chosen = socket2::SockRef::from(first).local_addr()?;
                     let address = Address::Inet(chosen.as_socket().unwrap_or(*inet));

@@ -13,9 +13,9 @@ use crate::config::{
     self, AccessLog, BackendAddress, HealthPlan, Host, Plan, PoolPlan, TierMode, TierPlan,
 };
 use crate::handoff::{
-    AccessList, Backend, BackendOptions, BackendShared, Keepalive, ListenSocket, Listener,
-    ListenerShared, Phase, Pool, PoolShared, Rate, SessionTimes, Snapshot, Sources, Spin, Target,
-    TierMember, WaitRules, Waiters,
+    AccessList, Backend, BackendOptions, BackendShared, FlowRules, Keepalive, ListenSocket,
+    Listener, ListenerShared, Phase, Pool, PoolShared, Protocol, Rate, SessionTimes, Snapshot,
+    Sources, Spin, Target, TierMember, WaitRules, Waiters,
 };
 use crate::ids::{Address, BackendId, Nanos};
 
@@ -165,6 +165,9 @@ impl World {
             let source_rate = limits.source_rate.map(rate);
             shared.source_limits.set(per_source, source_rate);
         }
+        for (pool, shared) in self.plan.pools.iter().zip(&self.pools) {
+            shared.flows.set_limit(limit(pool.udp.max_flows));
+        }
         for (pool, shared) in self.plan.pools.iter().zip(&self.backends) {
             for (backend, shared) in pool.backends.iter().zip(shared) {
                 shared.capacity.set_limit(limit(backend.max_connections));
@@ -191,6 +194,10 @@ impl World {
             Arc::new(Listener {
                 shared: Arc::clone(&self.listeners[i]),
                 pool: self.pools[listener.pool].id,
+                protocol: match listener.protocol {
+                    config::Protocol::Tcp => Protocol::Tcp,
+                    config::Protocol::Udp => Protocol::Udp,
+                },
                 sockets: self.sockets[i].clone(),
                 wants_address: journal || algorithm(pool.algorithm).hashes(),
                 access: self.access[i].clone(),
@@ -240,6 +247,11 @@ impl World {
             connect_attempts: plan.connect_attempts,
             connect_budget_ns: nanoseconds(plan.connect_budget),
             times: session_times(plan),
+            flow_rules: FlowRules {
+                idle_ns: nanoseconds(plan.udp.idle_timeout),
+                responses: plan.udp.responses,
+                requests: plan.udp.requests,
+            },
             options: BackendOptions {
                 keepalive: plan.keepalive.map(keepalive),
                 user_timeout_ms: milliseconds(plan.user_timeout.unwrap_or_default()),

@@ -15,6 +15,7 @@
 
 mod closing;
 mod event;
+mod flows;
 mod opening;
 mod parcels;
 mod pump;
@@ -27,6 +28,7 @@ mod timers;
 mod walk;
 
 pub use event::{Action, Event, Ticket};
+pub use flows::{FlowRules, FlowTable, Request, Response, SILENT_NS};
 pub use parcels::{Line, Parcels};
 pub use pump::{Pump, Route};
 pub use rules::{

@@ -1,10 +1,74 @@
-//! Tools for one datagram socket, plain calls that never block.
+//! UDP sockets: a listener's group, bound completely and in worker order, and the connected socket of a flow or a check.
+//! Plain calls that never block; errors carry the kernel's errno only.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+use super::option::set_integer;
+
+/// Room for datagrams that arrive while a worker is busy elsewhere; the kernel cuts it to net.core.rmem_max.
+const RECEIVE_BYTES: usize = 4 * 1024 * 1024;
+
+/// Binds `sockets` sockets to one address, a SO_REUSEPORT group in the order returned: the kernel keeps a client on the
+/// same one as long as the group stays as it is. With port 0 the kernel chooses one port for all. Sockets on a wildcard
+/// address tell to which address a datagram came.
+///
+/// # Errors
+/// The kernel's: `AddrInUse`, also where another process of the same user has a group there; `PermissionDenied`,
+/// `AddrNotAvailable`, or no descriptor left. Nothing stays bound then.
+pub fn listen_udp(address: SocketAddr, sockets: usize, freebind: bool) -> io::Result<Vec<OwnedFd>> {
+    let mut group = Vec::with_capacity(sockets);
+    let first = unbound(address, freebind)?;
+    first.bind(&address.into())?;
+    // Only after the bind: set before, it would let this bind join a stranger's group.
+    if sockets > 1 {
+        first.set_reuse_port(true)?;
+    }
+    let bound = first.local_addr()?;
+    group.push(first.into());
+    while group.len() < sockets {
+        let next = unbound(address, freebind)?;
+        next.set_reuse_port(true)?;
+        next.bind(&bound)?;
+        group.push(next.into());
+    }
+    Ok(group)
+}
+
+fn unbound(address: SocketAddr, freebind: bool) -> io::Result<Socket> {
+    let domain = Domain::for_address(address);
+    let kind = Type::DGRAM.nonblocking().cloexec();
+    let socket = Socket::new_raw(domain, kind, Some(Protocol::UDP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    if freebind {
+        match address {
+            SocketAddr::V4(_) => socket.set_freebind_v4(true)?,
+            SocketAddr::V6(_) => socket.set_freebind_v6(true)?,
+        }
+    }
+    if address.ip().is_unspecified() {
+        let (level, option) = match address {
+            SocketAddr::V4(_) => (libc::SOL_IP, libc::IP_PKTINFO),
+            SocketAddr::V6(_) => (libc::SOL_IPV6, libc::IPV6_RECVPKTINFO),
+        };
+        set_integer(socket.as_fd(), level, option, 1)?;
+    }
+    // More room is better; less still serves.
+    let _ = socket.set_recv_buffer_size(RECEIVE_BYTES);
+    accept_aggregates(socket.as_fd());
+    Ok(socket)
+}
+
+/// UDP_GRO: datagrams of one size that arrived together are received together. A kernel without it hands them over
+/// singly.
+pub fn accept_aggregates(socket: BorrowedFd<'_>) {
+    let _ = set_integer(socket, libc::SOL_UDP, libc::UDP_GRO, 1);
+}
 
 /// A non-blocking UDP socket connected to `address`: only its datagrams arrive, and what its host says about a closed
 /// port is an error of this socket. With `source`, bound to that local address.

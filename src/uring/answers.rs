@@ -63,7 +63,10 @@ impl Ring {
         };
         self.in_flight -= usize::from(completion.is_owed());
         match tag.op {
-            Op::Send | Op::Cancel | Op::Close => {}
+            Op::Send | Op::DatagramSend | Op::Cancel | Op::Close => {}
+            Op::DatagramReceive | Op::FlowReceive => {
+                self.read_datagram(tag, &completion, outcomes);
+            }
             Op::Doorbell => {
                 self.listen_to_doorbell();
                 outcomes.push(Outcome::Doorbell);
@@ -122,7 +125,7 @@ impl Ring {
             Op::Leave => self.read_poll(stream, Interest::Leave, completion, outcomes),
             Op::Readable => self.read_poll(stream, Interest::Readable, completion, outcomes),
             Op::Writable => self.read_poll(stream, Interest::Writable, completion, outcomes),
-            Op::Doorbell | Op::Accept | Op::Send | Op::Cancel | Op::Close => {}
+            _ => {}
         }
         for outcome in &outcomes[from..] {
             if let Outcome::Stream(

@@ -8,8 +8,9 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use io_uring::IoUring;
 use io_uring::types::BufRingEntry;
 
-/// The one buffer group.
-pub(super) const GROUP: u16 = 0;
+/// Buffers for streams, and buffers for datagrams.
+pub(super) const STREAM_GROUP: u16 = 0;
+pub(super) const DATAGRAM_GROUP: u16 = 1;
 
 /// Buffers with the kernel at the start: enough for a turn of conversations, few enough to stay in the cache.
 const WINDOW_MIN: u16 = 64;
@@ -69,6 +70,7 @@ pub(super) struct Buffers {
     /// `count` entries, then nothing; page aligned.
     entries: Mapping,
     data: Mapping,
+    group: u16,
     count: u16,
     buffer_bytes: u32,
     tail: u16,
@@ -116,7 +118,7 @@ impl Drop for Mapping {
 
 impl Buffers {
     /// `count` must be a power of two of at most 32,768.
-    pub(super) fn new(count: u16, buffer_bytes: u32) -> io::Result<Buffers> {
+    pub(super) fn new(group: u16, count: u16, buffer_bytes: u32) -> io::Result<Buffers> {
         debug_assert!(count.is_power_of_two());
         let entries = Mapping::new(usize::from(count) * size_of::<BufRingEntry>())?;
         let data = Mapping::new(usize::from(count) * buffer_bytes as usize)?;
@@ -125,6 +127,7 @@ impl Buffers {
         Ok(Buffers {
             entries,
             data,
+            group,
             count,
             buffer_bytes,
             tail: 0,
@@ -139,7 +142,7 @@ impl Buffers {
         // SAFETY: the entries are page aligned, hold `count` entries, and outlive the ring (`Ring` drops them after it).
         unsafe {
             ring.submitter()
-                .register_buf_ring_with_flags(address, self.count, GROUP, 0)?;
+                .register_buf_ring_with_flags(address, self.count, self.group, 0)?;
         };
         self.publish();
         Ok(())

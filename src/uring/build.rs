@@ -8,7 +8,8 @@ use std::os::fd::BorrowedFd;
 use io_uring::IoUring;
 use io_uring::register::Restriction;
 
-use super::buffers::Buffers;
+use super::buffers::{Buffers, DATAGRAM_GROUP, STREAM_GROUP};
+use super::datagrams::{DATAGRAM_BUFFER_BYTES, DATAGRAM_BUFFERS, DatagramSide, Outbox};
 use super::door::StartError;
 use super::move_bytes::PipeStock;
 use super::ops;
@@ -59,20 +60,18 @@ impl Ring {
             "more slots than a tag can name"
         );
         // Before the ring, so that a step that fails gives it up after the ring.
-        let mut buffers = Buffers::new(size.buffers, size.buffer_bytes)
+        let mut buffers = Buffers::new(STREAM_GROUP, size.buffers, size.buffer_bytes)
             .map_err(StartError::at("allocating buffers"))?;
-        let mut builder = IoUring::builder();
-        required_flags(&mut builder);
-        builder.setup_clamp().setup_cqsize(size.completions);
-        if features.no_sqarray {
-            builder.setup_no_sqarray();
-        }
-        let io = builder
-            .build(size.submissions)
-            .map_err(StartError::at("setting up a ring"))?;
+        let mut of_datagrams =
+            Buffers::new(DATAGRAM_GROUP, DATAGRAM_BUFFERS, DATAGRAM_BUFFER_BYTES)
+                .map_err(StartError::at("allocating buffers for datagrams"))?;
+        let io = set_up(size, features).map_err(StartError::at("setting up a ring"))?;
         buffers
             .register(&io)
             .map_err(StartError::at("registering buffers"))?;
+        of_datagrams
+            .register(&io)
+            .map_err(StartError::at("registering buffers for datagrams"))?;
         restrict(&io).map_err(StartError::at("restricting the ring"))?;
         io.submitter()
             .register_enable_rings()
@@ -83,6 +82,10 @@ impl Ring {
         let mut ring = Ring {
             io: ManuallyDrop::new(io),
             buffers: ManuallyDrop::new(buffers),
+            datagrams: ManuallyDrop::new(Box::new(DatagramSide::new(
+                of_datagrams,
+                Outbox::new(DATAGRAM_BUFFERS),
+            ))),
             streams: ManuallyDrop::new(Streams::new(size.slots_max)),
             doorbell_cell: ManuallyDrop::new(Box::new(0)),
             doorbell,
@@ -107,6 +110,16 @@ impl Ring {
         ring.listen_to_doorbell();
         Ok(ring)
     }
+}
+
+fn set_up(size: RingSize, features: Features) -> io::Result<IoUring> {
+    let mut builder = IoUring::builder();
+    required_flags(&mut builder);
+    builder.setup_clamp().setup_cqsize(size.completions);
+    if features.no_sqarray {
+        builder.setup_no_sqarray();
+    }
+    builder.build(size.submissions)
 }
 
 fn restrict(io: &IoUring) -> io::Result<()> {

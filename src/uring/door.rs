@@ -7,11 +7,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use crate::ids::{
-    Address, Condition, ConnectFailure, Fault, Interest, Moved, ReceiveEnd, SessionKey, Side,
-    SocketId, StreamKey,
+    Address, Condition, ConnectFailure, Fault, FlowKey, Interest, Moved, ReceiveEnd, SessionKey,
+    Side, SocketId, StreamKey,
 };
 
 use super::buffers::Parcel;
+use super::datagrams::{Datagram, Datagrams, Envelope, Undelivered};
 
 /// An accepted socket that has no session yet.
 #[derive(Debug)]
@@ -67,6 +68,25 @@ pub enum Outcome {
     Accepted(SocketId, Incoming),
     AcceptEnded(SocketId, AcceptEnd),
     Stream(StreamKey, Answer),
+    /// From a client.
+    Request(Envelope, Datagram),
+    /// From a flow's backend.
+    Response(FlowKey, Datagram),
+    /// A flow's socket has learned that its backend cannot be reached.
+    FlowBroken(FlowKey, Undelivered),
+    /// Datagrams on their way to this side were not taken.
+    Undelivered {
+        flow: FlowKey,
+        side: Side,
+        datagrams: u32,
+        why: Undelivered,
+    },
+    /// A receive found no buffer; what comes waits in its socket until the next turn.
+    NoDatagramBuffer,
+    /// A datagram was longer than any can be, or had no sender: it is dropped.
+    DatagramCut(SocketId),
+    /// A listener's receive has ended with an error: see [`super::Datagrams::resume_datagrams`].
+    DatagramsPaused(SocketId, Undelivered),
 }
 
 /// What happened to a stream.
@@ -87,7 +107,7 @@ pub enum Answer {
 
 /// The kernel as the engine room sees it. Operations that wait are queued and answered by a later [`Kernel::turn`]; the
 /// others answer at once.
-pub trait Kernel {
+pub trait Kernel: Datagrams {
     /// Submits what is queued, waits for something to happen, and appends what happened: all answers of sends first.
     fn turn(&mut self, patience: Patience, outcomes: &mut Vec<Outcome>);
 

@@ -23,9 +23,11 @@ use super::tag::{Op, Tag};
 impl Kernel for Ring {
     fn turn(&mut self, patience: Patience, outcomes: &mut Vec<Outcome>) {
         self.buffers.publish();
+        self.begin_datagrams();
         self.enter(patience);
         self.collect();
         self.settle_flights(outcomes);
+        self.settle_datagrams(outcomes);
         let mut completions = std::mem::take(&mut self.completions);
         for completion in completions.drain(..) {
             self.read(completion, outcomes);

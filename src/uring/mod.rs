@@ -11,6 +11,7 @@
 mod answers;
 mod buffers;
 mod build;
+mod datagrams;
 mod door;
 mod kernel;
 mod move_bytes;
@@ -26,6 +27,7 @@ mod tests;
 
 pub use buffers::Parcel;
 pub use build::RingSize;
+pub use datagrams::{Datagram, Datagrams, Envelope, Undelivered};
 pub use door::{AcceptEnd, Answer, Incoming, Kernel, Outcome, Patience, Route, StartError};
 pub use probe::{Features, MASK_VARIABLE, kernel_release, probe};
 pub use ring::Ring;

@@ -8,11 +8,11 @@ use io_uring::{opcode, types};
 
 use crate::ids::Interest;
 
-use super::buffers::GROUP;
+use super::buffers::{DATAGRAM_GROUP, STREAM_GROUP};
 use super::tag::Tag;
 
 /// All operations in use, for the ring's restrictions.
-pub(super) const OPCODES: [u8; 8] = [
+pub(super) const OPCODES: [u8; 10] = [
     opcode::Read::CODE,
     opcode::AcceptMulti::CODE,
     opcode::Connect::CODE,
@@ -21,6 +21,8 @@ pub(super) const OPCODES: [u8; 8] = [
     opcode::PollAdd::CODE,
     opcode::AsyncCancel::CODE,
     opcode::Close::CODE,
+    opcode::RecvMsgMulti::CODE,
+    opcode::SendMsg::CODE,
 ];
 
 /// All submission flags in use.
@@ -53,7 +55,7 @@ pub(super) fn connect(
 }
 
 pub(super) fn receive(socket: RawFd, tag: Tag) -> Entry {
-    opcode::RecvMulti::new(types::Fd(socket), GROUP)
+    opcode::RecvMulti::new(types::Fd(socket), STREAM_GROUP)
         .build()
         .user_data(tag.pack())
 }
@@ -64,6 +66,30 @@ pub(super) fn receive(socket: RawFd, tag: Tag) -> Entry {
 pub(super) fn send(socket: RawFd, bytes: *const u8, length: u32, tag: Tag) -> Entry {
     let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
     let send = opcode::Send::new(types::Fd(socket), bytes, length)
+        .flags(flags)
+        .build();
+    send.flags(Flags::SKIP_SUCCESS).user_data(tag.pack())
+}
+
+/// Multishot. The kernel reads the layout at once and the buffers' place in it for ever.
+pub(super) fn receive_messages(socket: RawFd, layout: *const libc::msghdr, tag: Tag) -> Entry {
+    opcode::RecvMsgMulti::new(types::Fd(socket), layout, DATAGRAM_GROUP)
+        .build()
+        .user_data(tag.pack())
+}
+
+/// One datagram to a connected socket's peer. Like every send of datagrams it ends within the submission, and only its
+/// failure is answered.
+pub(super) fn send_datagram(socket: RawFd, bytes: *const u8, length: u32, tag: Tag) -> Entry {
+    let send = opcode::Send::new(types::Fd(socket), bytes, length)
+        .flags(libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
+        .build();
+    send.flags(Flags::SKIP_SUCCESS).user_data(tag.pack())
+}
+
+pub(super) fn send_message(socket: RawFd, header: *const libc::msghdr, tag: Tag) -> Entry {
+    let flags = (libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL).unsigned_abs();
+    let send = opcode::SendMsg::new(types::Fd(socket), header)
         .flags(flags)
         .build();
     send.flags(Flags::SKIP_SUCCESS).user_data(tag.pack())

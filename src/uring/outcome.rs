@@ -8,6 +8,7 @@ use io_uring::cqueue;
 use crate::ids::{Condition, ConnectFailure, Fault, Interest, ReceiveEnd};
 use crate::sys::{stream, tcp_state};
 
+use super::datagrams::Undelivered;
 use super::door::{AcceptEnd, Answer, Incoming};
 use super::ops;
 use super::tag::{Op, Tag};
@@ -56,6 +57,33 @@ impl Failure {
     }
 }
 
+/// Why a send or a receive of datagrams was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refused {
+    /// Several datagrams in one send are what was wrong.
+    Segments,
+    As(Undelivered),
+}
+
+impl From<Refused> for Undelivered {
+    fn from(refused: Refused) -> Undelivered {
+        match refused {
+            Refused::Segments => Undelivered::TooLong,
+            Refused::As(why) => why,
+        }
+    }
+}
+
+/// Why a receive of datagrams has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ReceivePause {
+    /// Nothing is wrong.
+    Over,
+    Cancelled,
+    NoBuffer,
+    Broken(Refused),
+}
+
 impl From<cqueue::Entry> for Completion {
     fn from(entry: cqueue::Entry) -> Completion {
         Completion {
@@ -77,7 +105,8 @@ impl Completion {
 
     /// Whether it is the last answer of an operation that owes one.
     pub(super) fn is_owed(&self) -> bool {
-        let owes = |tag: Tag| !matches!(tag.op, Op::Send | Op::Cancel | Op::Close);
+        let owes =
+            |tag: Tag| !matches!(tag.op, Op::Send | Op::DatagramSend | Op::Cancel | Op::Close);
         self.is_last() && self.tag().is_some_and(owes)
     }
 
@@ -129,6 +158,21 @@ impl Completion {
         }
     }
 
+    /// Why a send of datagrams failed; `None` if it did not.
+    pub(super) fn refused(&self) -> Option<Refused> {
+        (self.result < 0).then(|| refused(-self.result))
+    }
+
+    /// Why a receive of datagrams goes on no more; `None` while it does.
+    pub(super) fn receive_pause(&self) -> Option<ReceivePause> {
+        self.is_last().then(|| match -self.result {
+            ..=0 | libc::EINTR | libc::EAGAIN => ReceivePause::Over,
+            libc::ECANCELED => ReceivePause::Cancelled,
+            libc::ENOBUFS => ReceivePause::NoBuffer,
+            errno => ReceivePause::Broken(refused(errno)),
+        })
+    }
+
     pub(super) fn accept_end(&self) -> Option<AcceptEnd> {
         self.is_last().then(|| match self.result {
             0.. => AcceptEnd::Retry,
@@ -169,6 +213,30 @@ pub(super) fn is_shortage(error: &io::Error) -> bool {
 /// Why no socket could be had to connect with.
 pub(super) fn socket_failure(error: &io::Error) -> ConnectFailure {
     connect_failure(error.raw_os_error().unwrap_or(0)).unwrap_or(ConnectFailure::Other)
+}
+
+/// The same for a socket of a flow, where the kernel says EAGAIN when no port is left (udp_lib_get_port).
+pub(super) fn datagram_socket_failure(error: &io::Error) -> ConnectFailure {
+    match error.raw_os_error() {
+        Some(libc::EAGAIN | libc::EADDRINUSE) => ConnectFailure::Ports,
+        _ => socket_failure(error),
+    }
+}
+
+/// Why a plain send of a datagram failed.
+pub(super) fn refusal_of(error: &io::Error) -> Refused {
+    refused(error.raw_os_error().unwrap_or(0))
+}
+
+fn refused(errno: i32) -> Refused {
+    match errno {
+        // EINVAL: more segments, or longer ones, than the way takes; EIO: the device cannot do their checksums.
+        libc::EINVAL | libc::EIO => Refused::Segments,
+        libc::EAGAIN | libc::EINTR | libc::ECANCELED => Refused::As(Undelivered::Full),
+        libc::EMSGSIZE => Refused::As(Undelivered::TooLong),
+        libc::ENOMEM | libc::ENOBUFS => Refused::As(Undelivered::Resources),
+        _ => Refused::As(Undelivered::Unreachable),
+    }
 }
 
 /// Why a stream broke, from a plain call on it.

@@ -13,6 +13,7 @@ use io_uring::{IoUring, types};
 use crate::ids::{SocketId, StreamKey};
 
 use super::buffers::{Buffers, Parcel};
+use super::datagrams::KeptDatagrams;
 use super::door::Patience;
 use super::move_bytes::PipeStock;
 use super::ops;
@@ -47,6 +48,7 @@ pub(super) struct Listening {
 pub struct Ring {
     pub(super) io: ManuallyDrop<IoUring>,
     pub(super) buffers: ManuallyDrop<Buffers>,
+    pub(super) datagrams: KeptDatagrams,
     pub(super) streams: ManuallyDrop<Streams>,
     pub(super) doorbell_cell: ManuallyDrop<Box<u64>>,
     pub(super) doorbell: OwnedFd,
@@ -223,6 +225,7 @@ impl Drop for Ring {
             ManuallyDrop::drop(&mut self.io);
             if quiet {
                 ManuallyDrop::drop(&mut self.buffers);
+                ManuallyDrop::drop(&mut self.datagrams);
                 ManuallyDrop::drop(&mut self.streams);
                 ManuallyDrop::drop(&mut self.doorbell_cell);
             }

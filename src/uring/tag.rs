@@ -6,7 +6,7 @@
 //! operation | side   | generation   | buffer       | slot
 //! ```
 
-use crate::ids::{Interest, SessionKey, Side, Slot, StreamKey};
+use crate::ids::{FlowKey, Interest, SessionKey, Side, Slot, SocketId, StreamKey};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -24,9 +24,15 @@ pub(super) enum Op {
     /// Its answer says nothing: the cancelled operation's own does.
     Cancel,
     Close,
+    /// On a listener's socket for datagrams; the slot is its id.
+    DatagramReceive,
+    /// The slot is the flow's, the buffer's place has the life of its socket.
+    FlowReceive,
+    /// The slot is the number of the cell.
+    DatagramSend,
 }
 
-const OPS: [Op; 11] = [
+const OPS: [Op; 14] = [
     Op::Doorbell,
     Op::Accept,
     Op::Connect,
@@ -38,6 +44,9 @@ const OPS: [Op; 11] = [
     Op::Writable,
     Op::Cancel,
     Op::Close,
+    Op::DatagramReceive,
+    Op::FlowReceive,
+    Op::DatagramSend,
 ];
 
 impl From<Interest> for Op {
@@ -84,6 +93,34 @@ impl Tag {
             },
             buffer: 0,
         }
+    }
+
+    /// For the socket of a flow.
+    pub(super) fn flow(op: Op, flow: FlowKey) -> Tag {
+        let session = SessionKey {
+            slot: flow.slot,
+            generation: flow.generation,
+        };
+        Tag::stream(
+            op,
+            StreamKey {
+                session,
+                side: Side::Backend,
+            },
+        )
+    }
+
+    /// Of an operation that [`Tag::flow`] tagged.
+    pub(super) fn flow_key(self) -> FlowKey {
+        FlowKey {
+            slot: self.stream.session.slot,
+            generation: self.stream.session.generation,
+        }
+    }
+
+    /// Of an operation on a listener's socket.
+    pub(super) fn socket(self) -> SocketId {
+        SocketId(self.stream.session.slot.0 as u16)
     }
 
     pub(super) fn pack(self) -> u64 {

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use crate::handoff::{Pool, Reservation, Snapshot, Transfer};
+use crate::handoff::{Listener, Pool, Protocol, Reservation, Snapshot, Transfer};
 use crate::ids::{ListenerId, Refusal, SocketId, millis};
 use crate::session::{Event, Rules, TcpSession};
 use crate::uring::{AcceptEnd, Incoming, Kernel};
@@ -268,10 +268,7 @@ impl<K: Kernel> Worker<K> {
     pub(super) fn reconcile_sockets(&mut self, snapshot: &Snapshot) {
         let serving = matches!(snapshot.phase, crate::handoff::Phase::Serving);
         let wanted = |id: SocketId| {
-            let mut sockets = snapshot
-                .listeners
-                .iter()
-                .flat_map(|listener| &listener.sockets);
+            let mut sockets = tcp_listeners(snapshot).flat_map(|listener| &listener.sockets);
             serving && sockets.any(|socket| socket.id == id)
         };
         let (kept, gone): (Vec<_>, Vec<_>) = std::mem::take(&mut self.world.sockets)
@@ -281,7 +278,7 @@ impl<K: Kernel> Worker<K> {
         for local in gone {
             self.retire(local);
         }
-        for listener in snapshot.listeners.iter().filter(|_| serving) {
+        for listener in tcp_listeners(snapshot).filter(|_| serving) {
             for socket in &listener.sockets {
                 if let Some(known) = self.world.socket_mut(socket.id) {
                     known.listener = listener.id();
@@ -340,6 +337,11 @@ impl<K: Kernel> Worker<K> {
 fn port_of(local: &LocalSocket) -> u16 {
     let address = local.socket.address.inet();
     address.map_or(0, |address| address.port())
+}
+
+fn tcp_listeners(snapshot: &Snapshot) -> impl Iterator<Item = &Arc<Listener>> {
+    let listeners = snapshot.listeners.iter();
+    listeners.filter(|listener| listener.protocol == Protocol::Tcp)
 }
 
 /// For a session whose pool a reload has just taken away: it ends at once.

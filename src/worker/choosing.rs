@@ -16,9 +16,9 @@ use crate::uring::Kernel;
 use super::engine::Worker;
 
 /// A backend with a place on it.
-struct Reserved<'a> {
-    backend: &'a Arc<BackendShared>,
-    held: bool,
+pub(super) struct Reserved<'a> {
+    pub(super) backend: &'a Arc<BackendShared>,
+    pub(super) held: bool,
 }
 
 impl<K: Kernel> Worker<K> {
@@ -426,7 +426,7 @@ fn adopt(capacity: &Capacity) -> bool {
 }
 
 /// Chooses and reserves. A race for the last place is run again with the next best, as often as there are backends.
-fn reserve<'a>(
+pub(super) fn reserve<'a>(
     pool: &'a Pool,
     excluded: &[BackendId],
     hash: u64,

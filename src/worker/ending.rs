@@ -70,10 +70,12 @@ impl<K: Kernel> Worker<K> {
                 self.order_end(key, eviction.end, moment);
             }
         }
+        self.evict_flows(backend, eviction);
     }
 
     /// In the draining phase each session that is left gets its own moment to be closed.
     pub(super) fn plan_shutdown(&mut self) {
+        self.plan_shutdown_of_flows();
         for slot in 0..self.slots.extent() {
             if let Some(key) = self.slots.at(slot).map(|(key, _)| key) {
                 self.plan_shutdown_of(key);
@@ -115,6 +117,6 @@ impl<K: Kernel> Worker<K> {
 }
 
 /// A moment within `over_ns`, by these random bits.
-fn spread(random: u64, over_ns: u64) -> u64 {
+pub(super) fn spread(random: u64, over_ns: u64) -> u64 {
     ((u128::from(random) * u128::from(over_ns)) >> 64) as u64
 }

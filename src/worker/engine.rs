@@ -9,6 +9,7 @@ use crate::session::{Action, Event, Parcels, Slots, TcpSession, Timers};
 use crate::sys::thread_cpu::thread_cpu_ns;
 use crate::uring::{Incoming, Kernel, Outcome, Parcel, Patience};
 
+use super::flows::Flows;
 use super::spin::Spinner;
 use super::tenant::Tenant;
 use super::world::World;
@@ -39,6 +40,8 @@ pub struct Worker<K> {
     pub(super) slots: Slots<Tenant>,
     pub(super) parcels: Parcels<Parcel>,
     pub(super) timers: Timers,
+    pub(super) flows: Flows,
+    pub(super) flows_max: u32,
     pub(super) now: Nanos,
     pub(super) actions: Vec<Action<Parcel>>,
     /// Moves that go on next turn.
@@ -78,6 +81,8 @@ impl<K: Kernel> Worker<K> {
             slots: Slots::new(parts.sessions_max),
             parcels: Parcels::new(parts.buffers),
             timers: Timers::new(parts.sessions_max, now),
+            flows: Flows::new(now),
+            flows_max: parts.sessions_max,
             now,
             actions: Vec::with_capacity(256),
             yielded: VecDeque::with_capacity(sessions.min(4096)),
@@ -123,6 +128,7 @@ impl<K: Kernel> Worker<K> {
             && self.hatches.all_have(self.hatch.counters.generation.read())
             && self.hatch.transfers.is_empty()
             && self.slots.is_empty()
+            && self.flows.is_empty()
             && self.parked.is_empty()
             && self.retiring.is_empty()
             && !self.mail_pending
@@ -166,11 +172,14 @@ impl<K: Kernel> Worker<K> {
                 Outcome::Accepted(socket, incoming) => self.on_accepted(socket, incoming),
                 Outcome::AcceptEnded(socket, why) => self.on_accept_ended(socket, why),
                 Outcome::Doorbell => rung = true,
+                datagrams => self.on_datagrams(datagrams),
             }
         }
         self.outcomes = outcomes;
         self.fire_timers();
         self.serve_who_waits_for_a_turn();
+        self.fire_flow_timers();
+        self.resume_paused_sockets();
         self.go_on_with_yielded();
         self.feed_starved();
         if rung {
@@ -186,7 +195,7 @@ impl<K: Kernel> Worker<K> {
         if self.hurry || !self.yielded.is_empty() || fed || self.mail_pending {
             return Patience::None;
         }
-        let mut next = self.timers.next().min(self.turn_due);
+        let mut next = self.timers.next().min(self.turn_due).min(self.flows.next());
         if self.accept_paused {
             next = next.min(self.now.after(PULSE_NS));
         }
@@ -258,6 +267,7 @@ impl<K: Kernel> Worker<K> {
         });
         self.adopt_new_limits();
         self.reconcile_sockets(snapshot);
+        self.reconcile_datagrams(snapshot);
         self.requeue(requeue);
         self.plan_shutdown();
         self.hatch.counters.generation.set(snapshot.generation);

@@ -4,7 +4,7 @@
 //! One turn of the loop, the only loop of the data plane ([`engine`]):
 //! 1. submit, wait for an answer or the next timer, copy the answers out (one system call as a rule);
 //! 2. read the clock once; everything later is handed `now`;
-//! 3. per answer: to its session ([`street`]) or its listener ([`accepting`]);
+//! 3. per answer: to its session ([`street`]), its listener ([`accepting`]) or its flow ([`flows`]);
 //! 4. due timers, moves that yielded, receives that found no buffer;
 //! 5. if the bell rang: the mailbox ([`world`]), grants ([`choosing`]), evictions ([`ending`]), transferred sockets.
 
@@ -13,6 +13,7 @@ mod admission;
 mod choosing;
 mod ending;
 mod engine;
+mod flows;
 mod pacing;
 mod spin;
 mod start;

@@ -145,6 +145,7 @@ impl Tenant {
             connect_ns: self.connect_ns,
             bytes_in: self.bytes[Side::Client.index()],
             bytes_out: self.bytes[Side::Backend.index()],
+            datagrams: None,
             end,
             rtt_us: self.rtt_us,
             retrans: self.retrans,

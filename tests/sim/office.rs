@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 use ringway::balance::{Algorithm, Chooser};
 use ringway::handoff::{
-    Admin, Backend, BackendOptions, BackendShared, Capacity, Hatches, Health, Keepalive,
-    ListenSocket, Listener, ListenerShared, Phase, Pool, PoolShared, SessionTimes, Snapshot, Spin,
-    Target, WaitRules, Waiters,
+    Admin, Backend, BackendOptions, BackendShared, Capacity, FlowRules, Hatches, Health, Keepalive,
+    ListenSocket, Listener, ListenerShared, Phase, Pool, PoolShared, Protocol, SessionTimes,
+    Snapshot, Spin, Target, WaitRules, Waiters,
 };
 use ringway::ids::{Address, BackendId, End, ListenerId, Nanos, PoolId, SocketId};
 
@@ -357,6 +357,7 @@ impl Office {
                 Arc::new(Listener {
                     shared: Arc::clone(&seat.shared),
                     pool: self.pools[seat.pool].shared.id,
+                    protocol: Protocol::Tcp,
                     sockets: sockets.cloned().collect(),
                     wants_address: seat.wants_address,
                     access: None,
@@ -544,6 +545,7 @@ impl PoolSeat {
             connect_attempts: self.connect_attempts,
             connect_budget_ns: self.connect_budget_ns,
             times: self.times,
+            flow_rules: FlowRules::default(),
             options: BackendOptions {
                 keepalive: Some(Keepalive {
                     idle_s: 60,

@@ -5,6 +5,7 @@
 
 pub mod backends;
 pub mod checked_servers;
+pub mod datagrams;
 pub mod http;
 pub mod metrics;
 pub mod namespace;

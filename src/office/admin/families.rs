@@ -7,9 +7,9 @@ use std::time::UNIX_EPOCH;
 
 use crate::handoff::{
     Admin, Backend, BackendCounters, Health, Histogram, HistogramSum, ListenerCounters,
-    PoolCounters, Tally, WorkerCounters,
+    PoolCounters, Protocol, Tally, WorkerCounters,
 };
-use crate::ids::{CheckResult, ConnectFailure, End, Refusal};
+use crate::ids::{CheckResult, ConnectFailure, Drop, End, Refusal};
 use crate::office::board::{Board, View};
 
 use super::metrics::{Labels, Page};
@@ -229,6 +229,56 @@ pub(super) fn listeners(page: &mut Page<'_>, view: &View) -> fmt::Result {
         "Clients turned away at accept",
         refusals.map(|(i, reason)| {
             let count = sum(i, &|c| c.refused[reason.index()].read());
+            (with(label(i), "reason", reason.word()), count)
+        }),
+    )
+}
+
+/// What listeners for datagrams carry.
+pub(super) fn flows(page: &mut Page<'_>, view: &View) -> fmt::Result {
+    let listeners = view.snapshot.listeners.iter();
+    let udp: Vec<_> = listeners
+        .filter(|listener| listener.protocol == Protocol::Udp)
+        .collect();
+    let sum = |i: usize, pick: &dyn Fn(&ListenerCounters) -> u64| -> u64 {
+        let shards = udp[i].shared.workers.iter();
+        shards.map(|shard| pick(shard)).sum()
+    };
+    let label = |i: usize| vec![("listener", udp[i].shared.name.as_str())];
+    let all = || 0..udp.len();
+    page.gauge(
+        "udp_flows_active",
+        "Flows now",
+        all().map(|i| (label(i), sum(i, &|c| c.flows_active.read()) as f64)),
+    )?;
+    page.counter(
+        "udp_flows",
+        "Flows begun",
+        all().map(|i| (label(i), sum(i, &|c| c.flows_total.read()))),
+    )?;
+    page.counter(
+        "udp_flows_moved",
+        "Times that a flow went on to another backend",
+        all().map(|i| (label(i), sum(i, &|c| c.flows_moved.read()))),
+    )?;
+    let directions = all().flat_map(|i| ["in", "out"].map(|direction| (i, direction)));
+    page.counter(
+        "udp_datagrams",
+        "Datagrams passed on; in is from the client",
+        directions.map(|(i, direction)| {
+            let count = match direction {
+                "in" => sum(i, &|c| c.datagrams_in.read()),
+                _ => sum(i, &|c| c.datagrams_out.read()),
+            };
+            (with(label(i), "direction", direction), count)
+        }),
+    )?;
+    let drops = all().flat_map(|i| Drop::ALL.iter().map(move |&reason| (i, reason)));
+    page.counter(
+        "udp_drops",
+        "Datagrams dropped, in either direction",
+        drops.map(|(i, reason)| {
+            let count = sum(i, &|c| c.drops[reason.index()].read());
             (with(label(i), "reason", reason.word()), count)
         }),
     )

@@ -65,6 +65,7 @@ impl Collector for Scene {
         families::process(&mut page, &self.0, &view)?;
         families::workers(&mut page, &self.0)?;
         families::listeners(&mut page, &view)?;
+        families::flows(&mut page, &view)?;
         families::pools(&mut page, &view)?;
         families::backends(&mut page, &view)?;
         families::backend_states(&mut page, &view)?;

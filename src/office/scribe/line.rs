@@ -142,6 +142,10 @@ pub fn push_session(
     fields.milliseconds("duration_ms", record.ended.since(record.opened));
     fields.number("bytes_in", record.bytes_in);
     fields.number("bytes_out", record.bytes_out);
+    if let Some([datagrams_in, datagrams_out]) = record.datagrams {
+        fields.number("datagrams_in", datagrams_in);
+        fields.number("datagrams_out", datagrams_out);
+    }
     fields.text("end", Some(record.end.word()));
     fields.number("rtt_us", u64::from(record.rtt_us));
     fields.number("retrans", u64::from(record.retrans));
@@ -184,6 +188,7 @@ mod tests {
             connect_ns: 1_234_567,
             bytes_in: 100,
             bytes_out: 20_000,
+            datagrams: None,
             end: End::ClientFin,
             rtt_us: 61,
             retrans: 3,

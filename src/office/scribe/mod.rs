@@ -263,6 +263,7 @@ mod tests {
             connect_ns: 0,
             bytes_in: 0,
             bytes_out: 0,
+            datagrams: None,
             end: End::ClientGone,
             rtt_us: 0,
             retrans: 0,

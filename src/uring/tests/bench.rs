@@ -22,23 +22,25 @@ pub(super) const SIZE: RingSize = RingSize {
 };
 
 /// How long anything may take before a test fails.
-pub(super) const LONG: Duration = Duration::from_secs(20);
+pub(in crate::uring) const LONG: Duration = Duration::from_secs(20);
 
 /// How long a turn of the bench sleeps when nothing happens.
 const NAP: Patience = Patience::Nanoseconds(5_000_000);
 
-pub(super) struct Bench {
-    pub(super) ring: Ring,
+pub(in crate::uring) struct Bench {
+    pub(in crate::uring) ring: Ring,
     pub(super) doorbell: Doorbell,
     answers: VecDeque<(StreamKey, Answer)>,
     accepted: VecDeque<(SocketId, Incoming)>,
     accept_ends: VecDeque<(SocketId, AcceptEnd)>,
+    /// What was told of datagrams.
+    pub(in crate::uring) datagrams: VecDeque<Outcome>,
     pub(super) bells: usize,
     next_slot: u32,
 }
 
 impl Bench {
-    pub(super) fn new() -> Bench {
+    pub(in crate::uring) fn new() -> Bench {
         Bench::sized(SIZE)
     }
 
@@ -52,13 +54,14 @@ impl Bench {
             answers: VecDeque::new(),
             accepted: VecDeque::new(),
             accept_ends: VecDeque::new(),
+            datagrams: VecDeque::new(),
             bells: 0,
             next_slot: 0,
         }
     }
 
     /// One turn; its outcomes are sorted into the bench's queues.
-    pub(super) fn turn(&mut self, patience: Patience) {
+    pub(in crate::uring) fn turn(&mut self, patience: Patience) {
         let mut outcomes = Vec::new();
         self.ring.turn(patience, &mut outcomes);
         for outcome in outcomes {
@@ -67,12 +70,16 @@ impl Bench {
                 Outcome::Accepted(id, incoming) => self.accepted.push_back((id, incoming)),
                 Outcome::AcceptEnded(id, end) => self.accept_ends.push_back((id, end)),
                 Outcome::Stream(stream, answer) => self.answers.push_back((stream, answer)),
+                others => self.datagrams.push_back(others),
             }
         }
     }
 
     /// Turns until `look` finds what it looks for.
-    pub(super) fn until<T>(&mut self, mut look: impl FnMut(&mut Bench) -> Option<T>) -> T {
+    pub(in crate::uring) fn until<T>(
+        &mut self,
+        mut look: impl FnMut(&mut Bench) -> Option<T>,
+    ) -> T {
         let start = Instant::now();
         loop {
             if let Some(found) = look(self) {

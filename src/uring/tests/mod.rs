@@ -6,7 +6,7 @@
 
 mod accept;
 mod alone;
-mod bench;
+pub(super) mod bench;
 mod churn;
 mod close;
 mod connect;

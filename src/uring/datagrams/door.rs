@@ -1,0 +1,89 @@
+//! What the engine room may ask of the kernel about datagrams, and how it is answered.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::BorrowedFd;
+
+use crate::ids::{ConnectFailure, FlowKey, SocketId};
+use crate::uring::buffers::Parcel;
+
+/// Datagrams that came together: all of `segment` bytes, the last one perhaps shorter. Whoever holds it owns the bytes; it
+/// goes back by being sent, or by [`Datagrams::discard`].
+#[derive(Debug, PartialEq, Eq)]
+pub struct Datagram {
+    pub(super) parcel: Parcel,
+    pub(super) segment: u32,
+}
+
+impl Datagram {
+    /// A ticket for fakes and tests.
+    #[must_use]
+    pub fn new(parcel: Parcel, segment: u32) -> Datagram {
+        Datagram { parcel, segment }
+    }
+
+    /// Payload bytes of all of them.
+    #[must_use]
+    pub fn bytes(&self) -> u32 {
+        self.parcel.bytes()
+    }
+
+    /// How many they are; at least 1.
+    #[must_use]
+    pub fn count(&self) -> u32 {
+        self.parcel.bytes().div_ceil(self.segment.max(1)).max(1)
+    }
+}
+
+/// From whom a datagram is, or for whom: a client, as one of our sockets sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Envelope {
+    pub socket: SocketId,
+    pub client: SocketAddr,
+    /// Our own address in it, where the socket has many.
+    pub local: Option<IpAddr>,
+}
+
+/// Why datagrams could not be passed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Undelivered {
+    /// The socket has no room.
+    Full,
+    /// The other side's host or port answers with an error, or there is no way to it.
+    Unreachable,
+    /// Longer than the way allows.
+    TooLong,
+    /// The kernel is out of memory.
+    Resources,
+}
+
+/// The part of the kernel that carries datagrams. Nothing here waits; what is passed on leaves with the next turn.
+pub trait Datagrams {
+    /// Makes a bound socket known and receives from it.
+    ///
+    /// # Errors
+    /// The kernel's, when no descriptor is left.
+    fn open_datagrams(&mut self, id: SocketId, socket: BorrowedFd<'_>) -> io::Result<()>;
+    fn close_datagrams(&mut self, id: SocketId);
+    /// Receives again on a socket whose receive had paused with an error.
+    fn resume_datagrams(&mut self, id: SocketId);
+
+    /// Gives a flow a socket towards its backend, in the place of one that it may have.
+    ///
+    /// # Errors
+    /// Why there is none; the flow has no socket then.
+    fn open_flow(
+        &mut self,
+        flow: FlowKey,
+        backend: SocketAddr,
+        source: Option<IpAddr>,
+    ) -> Result<(), ConnectFailure>;
+    /// Whether the flow has a socket.
+    fn has_flow(&self, flow: FlowKey) -> bool;
+    fn close_flow(&mut self, flow: FlowKey);
+
+    fn to_backend(&mut self, flow: FlowKey, datagram: Datagram);
+    /// `flow` is whose reply it is: its datagrams may leave together.
+    fn to_client(&mut self, flow: FlowKey, envelope: Envelope, datagram: Datagram);
+    fn discard(&mut self, datagram: Datagram);
+}

@@ -1,0 +1,257 @@
+//! Datagrams against the real kernel, over loopback: order, joining and what refuses it, answers for sockets that are gone,
+//! and that every buffer comes back.
+
+use std::net::UdpSocket;
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::Duration;
+
+use crate::ids::{FlowKey, Slot, SocketId};
+use crate::uring::tests::bench::{Bench, LONG};
+use crate::uring::{Datagram, Datagrams, Envelope, Outcome, Patience, Undelivered};
+
+use super::DATAGRAM_BUFFERS;
+
+const FRONT: SocketId = SocketId(3);
+
+fn key(slot: u32) -> FlowKey {
+    FlowKey {
+        slot: Slot(slot),
+        generation: 7,
+    }
+}
+
+fn socket() -> UdpSocket {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.set_read_timeout(Some(LONG)).unwrap();
+    socket
+}
+
+/// A ring that listens on a socket, and a client of it.
+fn bench() -> (Bench, UdpSocket, UdpSocket) {
+    let mut bench = Bench::new();
+    let front = socket();
+    crate::sys::datagram::accept_aggregates(front.as_fd());
+    front.set_nonblocking(true).unwrap();
+    bench.ring.open_datagrams(FRONT, front.as_fd()).unwrap();
+    let client = socket();
+    client.connect(front.local_addr().unwrap()).unwrap();
+    // A receive is armed before anything is sent.
+    bench.turn(Patience::None);
+    (bench, front, client)
+}
+
+fn request(bench: &mut Bench) -> (Envelope, Datagram) {
+    let outcome = bench.until(|bench| bench.datagrams.pop_front());
+    match outcome {
+        Outcome::Request(envelope, datagram) => (envelope, datagram),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Requests until `count` datagrams have come, passed on by `pass`.
+fn pass_all(bench: &mut Bench, count: u32, mut pass: impl FnMut(&mut Bench, Envelope, Datagram)) {
+    let mut passed = 0;
+    while passed < count {
+        let (envelope, datagram) = request(bench);
+        passed += datagram.count();
+        pass(bench, envelope, datagram);
+    }
+}
+
+fn all_buffers_are_back(bench: &mut Bench) {
+    bench.until(|bench| (bench.ring.datagrams.buffers.free() == DATAGRAM_BUFFERS).then_some(()));
+}
+
+fn receive(socket: &UdpSocket) -> Vec<u8> {
+    let mut buffer = [0; 4_096];
+    let length = socket.recv(&mut buffer).unwrap();
+    buffer[..length].to_vec()
+}
+
+#[test]
+fn datagrams_pass_both_ways_in_order() {
+    let (mut bench, _front, client) = bench();
+    let backend = socket();
+    let flow = key(0);
+    bench
+        .ring
+        .open_flow(flow, backend.local_addr().unwrap(), None)
+        .unwrap();
+    assert!(bench.ring.has_flow(flow));
+    for n in 0..30_u8 {
+        client.send(&[n; 200]).unwrap();
+    }
+    client.send(b"short").unwrap();
+    client.send(b"").unwrap();
+    client.send(&[99; 300]).unwrap();
+    pass_all(&mut bench, 33, |bench, _, datagram| {
+        bench.ring.to_backend(flow, datagram);
+    });
+    bench.turn(Patience::None);
+    for n in 0..30_u8 {
+        assert_eq!(receive(&backend), [n; 200]);
+    }
+    assert_eq!(receive(&backend), b"short");
+    assert_eq!(receive(&backend), b"");
+    assert_eq!(receive(&backend), [99; 300]);
+    all_buffers_are_back(&mut bench);
+}
+
+/// Where a way refuses sends of several datagrams, they leave one by one, and none is lost.
+#[test]
+fn a_way_without_joined_sends_is_learned() {
+    let (mut bench, front, client) = bench();
+    // Without checksums the kernel refuses UDP_SEGMENT.
+    let on: libc::c_int = 1;
+    // SAFETY: the option is an integer, which outlives the call.
+    let set = unsafe {
+        libc::setsockopt(
+            front.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NO_CHECK,
+            (&raw const on).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    assert_eq!(set, 0);
+    let flow = key(1);
+    let nobody = socket();
+    bench
+        .ring
+        .open_flow(flow, nobody.local_addr().unwrap(), None)
+        .unwrap();
+    for _ in 0..2 {
+        for n in 0..20_u8 {
+            client.send(&[n; 100]).unwrap();
+        }
+        pass_all(&mut bench, 20, |bench, envelope, datagram| {
+            bench.ring.to_client(flow, envelope, datagram);
+        });
+        bench.turn(Patience::None);
+        for n in 0..20_u8 {
+            assert_eq!(receive(&client), [n; 100]);
+        }
+    }
+    all_buffers_are_back(&mut bench);
+    assert!(bench.datagrams.is_empty(), "{:?}", bench.datagrams);
+}
+
+#[test]
+fn a_closed_port_is_told() {
+    let (mut bench, _front, client) = bench();
+    let gone = socket().local_addr().unwrap();
+    let flow = key(2);
+    bench.ring.open_flow(flow, gone, None).unwrap();
+    client.send(b"anybody?").unwrap();
+    let (_, datagram) = request(&mut bench);
+    bench.ring.to_backend(flow, datagram);
+    let told = bench.until(|bench| bench.datagrams.pop_front());
+    assert!(
+        matches!(told, Outcome::FlowBroken(of, Undelivered::Unreachable) if of == flow),
+        "{told:?}"
+    );
+    bench.ring.close_flow(flow);
+    assert!(!bench.ring.has_flow(flow));
+    all_buffers_are_back(&mut bench);
+}
+
+/// A flow that moved to another backend hears nothing of the first any more.
+#[test]
+fn an_earlier_socket_of_a_flow_is_silent() {
+    let (mut bench, _front, client) = bench();
+    let (first, second) = (socket(), socket());
+    let flow = key(3);
+    let open = |bench: &mut Bench, to: &UdpSocket| {
+        let address = to.local_addr().unwrap();
+        bench.ring.open_flow(flow, address, None).unwrap();
+    };
+    open(&mut bench, &first);
+    client.send(b"one").unwrap();
+    let (_, datagram) = request(&mut bench);
+    bench.ring.to_backend(flow, datagram);
+    bench.turn(Patience::None);
+    let mut buffer = [0; 16];
+    let (_, old) = first.recv_from(&mut buffer).unwrap();
+    // The late answer is there before the flow moves, and is read after.
+    first.send_to(b"late", old).unwrap();
+    open(&mut bench, &second);
+    client.send(b"two").unwrap();
+    let (_, datagram) = request(&mut bench);
+    bench.ring.to_backend(flow, datagram);
+    bench.turn(Patience::None);
+    let (_, new) = second.recv_from(&mut buffer).unwrap();
+    second.send_to(b"right", new).unwrap();
+    let answer = bench.until(|bench| bench.datagrams.pop_front());
+    match answer {
+        Outcome::Response(of, datagram) => {
+            assert_eq!((of, datagram.bytes()), (flow, 5));
+            bench.ring.discard(datagram);
+        }
+        other => panic!("{other:?}"),
+    }
+    all_buffers_are_back(&mut bench);
+}
+
+/// More than there are buffers for: what does not fit waits in the socket, and comes later.
+#[test]
+fn running_out_of_buffers_is_a_pause() {
+    let (mut bench, _front, client) = bench();
+    let mut held = Vec::new();
+    let mut paused = false;
+    let mut sent = 0_u32;
+    while !paused {
+        // Different sizes, so that the kernel does not aggregate them.
+        for n in 0..32 {
+            client.send(&vec![0; 10 + n]).unwrap();
+            sent += 1;
+        }
+        for _ in 0..8 {
+            bench.turn(Patience::Nanoseconds(1_000_000));
+        }
+        while let Some(outcome) = bench.datagrams.pop_front() {
+            match outcome {
+                Outcome::Request(_, datagram) => held.push(datagram),
+                Outcome::NoDatagramBuffer => paused = true,
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!(sent < 4 * u32::from(DATAGRAM_BUFFERS), "it never ran out");
+    }
+    let mut seen: u32 = held.iter().map(Datagram::count).sum();
+    for datagram in held.drain(..) {
+        bench.ring.discard(datagram);
+    }
+    let patience = std::time::Instant::now() + LONG;
+    while seen < sent && std::time::Instant::now() < patience {
+        bench.turn(Patience::Nanoseconds(1_000_000));
+        while let Some(outcome) = bench.datagrams.pop_front() {
+            if let Outcome::Request(_, datagram) = outcome {
+                seen += datagram.count();
+                bench.ring.discard(datagram);
+            }
+        }
+    }
+    assert_eq!(seen, sent);
+    all_buffers_are_back(&mut bench);
+}
+
+#[test]
+fn a_ring_with_open_flows_is_given_up_quietly() {
+    let (mut bench, _front, client) = bench();
+    let backend = socket();
+    for slot in 0..20 {
+        bench
+            .ring
+            .open_flow(key(slot), backend.local_addr().unwrap(), None)
+            .unwrap();
+    }
+    client.send(b"still on its way").unwrap();
+    let (_, datagram) = request(&mut bench);
+    bench.ring.to_backend(key(5), datagram);
+    let before = std::time::Instant::now();
+    drop(bench);
+    assert!(
+        before.elapsed() < Duration::from_secs(2),
+        "it waited for an answer"
+    );
+}

@@ -1,0 +1,405 @@
+//! A flow's life: admission, its backends one after the other, and its end, with everything that is counted on the way.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::handoff::{Capacity, Eviction, ListenerShared, Phase, Pool, Reservation};
+use crate::ids::{
+    BackendId, Caller, ConnectFailure, Drop, End, FlowKey, Nanos, Refusal, Side, SocketId, millis,
+};
+use crate::session::FlowRules;
+use crate::uring::{Datagram, Kernel, Undelivered};
+use crate::worker::admission::Admission;
+use crate::worker::choosing::{Reserved, reserve};
+use crate::worker::ending::spread;
+use crate::worker::engine::Worker;
+
+use super::tenant::FlowTenant;
+
+/// Backends that one datagram tries at most.
+const TRIES: usize = 4;
+
+impl<K: Kernel> Worker<K> {
+    /// A client that has no flow writes: the limits in order, then a place in the table. Its backend is chosen by whoever
+    /// called. `None`: it is turned away, and counted.
+    pub(super) fn begin_flow(&mut self, caller: Caller, datagram: &Datagram) -> Option<FlowKey> {
+        match self.admit_flow(caller) {
+            Ok(flow) => Some(flow),
+            Err(why) => {
+                self.count_drop_at(caller.socket, why, datagram.count());
+                None
+            }
+        }
+    }
+
+    fn admit_flow(&mut self, caller: Caller) -> Result<FlowKey, Drop> {
+        let mut sockets = self.flows.sockets.iter();
+        let local = sockets.find(|local| local.socket.id == caller.socket);
+        let local = local.filter(|local| !local.leaving).ok_or(Drop::Shutdown)?;
+        let (listener, pool_id) = (Arc::clone(&local.listener), local.pool);
+        let port = local.socket.address.inet().map_or(0, |own| own.port());
+        if self.world.phase != Phase::Serving {
+            return Err(Drop::Shutdown);
+        }
+        let pool = self.world.pool(pool_id).cloned().ok_or(Drop::NoBackend)?;
+        let admission = self.admit_client(&listener, caller.client.ip())?;
+        let Some((of_pool, of_process)) = self.make_room(&pool.shared.flows) else {
+            self.withdraw(listener.id, &admission);
+            return Err(Drop::TableFull);
+        };
+        self.flows.begun += 1;
+        let hash = self.hash_of(pool_id, Some(caller.client));
+        // Beside the sessions of the same worker: the upper half of the running numbers is the flows'.
+        let id = u64::from(self.world.worker.0) << 48 | 1 << 47 | self.flows.begun;
+        let mut tenant = FlowTenant::new(id, listener, pool_id, caller.client, self.now);
+        (tenant.port, tenant.hash) = (port, hash);
+        tenant.listener_reserved = admission.listener_reserved;
+        tenant.source = admission.source;
+        tenant.process_reserved = of_process == Reservation::Held;
+        tenant.pool_reserved = of_pool == Reservation::Held;
+        if pool.times.lifetime_ns > 0 {
+            tenant.kill_at = self.now.after(pool.times.lifetime_ns);
+            tenant.kill_as = End::Lifetime;
+        }
+        let counters = tenant.listener.of(self.world.worker);
+        counters.flows_active.add(1);
+        counters.flows_total.add(1);
+        let table = &mut self.flows.table;
+        let begun = table.insert(caller, rules_of(&pool), tenant, self.now);
+        let flow = begun.map_err(|_| Drop::TableFull)?;
+        self.count_on_socket(caller.socket, 1);
+        self.set_flow_timer(flow);
+        Ok(flow)
+    }
+
+    /// The listener's own limits, as for sessions.
+    fn admit_client(&self, listener: &ListenerShared, client: IpAddr) -> Result<Admission, Drop> {
+        let local = self.world.listener(listener.id).ok_or(Drop::Shutdown)?;
+        let sources = &self.hatches.sources;
+        local.admit(sources, Some(client), self.now).map_err(|why| {
+            listener.of(self.world.worker).refused[why.index()].add(1);
+            match why {
+                Refusal::Denied => Drop::Denied,
+                _ => Drop::Limited,
+            }
+        })
+    }
+
+    /// Room in the table, the pool's limit and the process's: a full one lets its least worthy flow go. `None` if even
+    /// that does not help.
+    fn make_room(&mut self, of_pool: &Capacity) -> Option<(Reservation, Reservation)> {
+        for _ in 0..2 {
+            if !self.flows.table.is_full() {
+                let pool = of_pool.reserve();
+                if pool != Reservation::Full {
+                    let process = self.process.reserve();
+                    if process != Reservation::Full {
+                        return Some((pool, process));
+                    }
+                    if pool == Reservation::Held {
+                        of_pool.release();
+                    }
+                }
+            }
+            let victim = self.flows.table.victim(self.now)?;
+            self.end_flow(victim, End::Resources);
+        }
+        None
+    }
+
+    /// Gives a flow a backend, in the place of one that it may have; false if none can be had. It goes to another than
+    /// the one that failed, while there is one.
+    pub(super) fn move_flow(&mut self, flow: FlowKey) -> bool {
+        self.leave_backend(flow);
+        let Some(tenant) = self.flows.table.get(flow) else {
+            return false;
+        };
+        let (hash, failed) = (tenant.hash, tenant.failed);
+        let Some(pool) = self.world.pool(tenant.pool).cloned() else {
+            return false;
+        };
+        let mut excluded = [BackendId(0); TRIES];
+        let mut count = 0;
+        if let Some(failed) = failed {
+            excluded[0] = failed;
+            count = 1;
+        }
+        // Each try passes over one more backend that cannot be opened.
+        while count < TRIES {
+            let (random, again) = (self.random(), self.random());
+            let found = reserve(&pool, &excluded[..count], hash, random, self.now);
+            let Some(reserved) = found.or_else(|| reserve(&pool, &[], hash, again, self.now))
+            else {
+                return false;
+            };
+            match self.open_way(flow, &reserved) {
+                Ok(()) => return true,
+                Err(failure) => {
+                    let ours = matches!(failure, ConnectFailure::Ports | ConnectFailure::Resources);
+                    if ours && !self.free_a_descriptor(flow) {
+                        return false;
+                    }
+                    excluded[count] = reserved.backend.id;
+                    count += 1;
+                }
+            }
+        }
+        false
+    }
+
+    /// Opens the flow's socket towards a backend on which it has a place, and counts it there; else gives the place back.
+    fn open_way(&mut self, flow: FlowKey, reserved: &Reserved<'_>) -> Result<(), ConnectFailure> {
+        let worker = self.world.worker;
+        let backend = reserved.backend;
+        let Some(tenant) = self.flows.table.get_mut(flow) else {
+            return Err(ConnectFailure::Other);
+        };
+        let way = self
+            .world
+            .route_to(tenant.pool, backend.id, tenant.port, tenant.id);
+        let opened = match way.as_ref().map(|way| (way.address.inet(), way.source)) {
+            Some((Some(address), source)) => self.kernel.open_flow(flow, address, source),
+            _ => Err(ConnectFailure::Unreachable),
+        };
+        let counters = backend.of(worker);
+        counters.connect_attempts.add(1);
+        match opened {
+            Ok(()) => {
+                counters.active.fetch_add(1, Ordering::Relaxed);
+                counters.sessions_total.add(1);
+                if tenant.attempts > 0 {
+                    tenant.listener.of(worker).flows_moved.add(1);
+                }
+                tenant.attempts = tenant.attempts.saturating_add(1);
+                tenant.backend = Some(Arc::clone(backend));
+                tenant.backend_reserved = reserved.held;
+            }
+            Err(failure) => {
+                counters.connect_failures[failure.index()].add(1);
+                if reserved.held {
+                    backend.capacity.release();
+                }
+            }
+        }
+        opened
+    }
+
+    /// Out of descriptors or ports: the flow that is least worthy goes, if there is another than this one.
+    fn free_a_descriptor(&mut self, flow: FlowKey) -> bool {
+        match self.flows.table.victim(self.now) {
+            Some(victim) if victim != flow => {
+                self.end_flow(victim, End::Resources);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The flow is not among its backend's any more.
+    fn leave_backend(&mut self, flow: FlowKey) {
+        let worker = self.world.worker;
+        let Some(tenant) = self.flows.table.get_mut(flow) else {
+            return;
+        };
+        let held = std::mem::take(&mut tenant.backend_reserved);
+        let pool = tenant.pool;
+        if let Some(backend) = tenant.backend.take() {
+            backend.of(worker).active.fetch_sub(1, Ordering::Relaxed);
+            if held {
+                backend.capacity.release();
+                self.serve_waiters(pool);
+            }
+        }
+    }
+
+    pub(super) fn note_flow_failure(&mut self, flow: FlowKey, why: Undelivered) {
+        let worker = self.world.worker;
+        if let Some(tenant) = self.flows.table.get_mut(flow)
+            && let Some(backend) = &tenant.backend
+        {
+            let failure = match why {
+                Undelivered::Unreachable => ConnectFailure::Refused,
+                _ => ConnectFailure::Other,
+            };
+            backend.of(worker).connect_failures[failure.index()].add(1);
+            tenant.failed = Some(backend.id);
+        }
+    }
+
+    /// The flow is over: its account is closed, its record written, its place free.
+    pub(super) fn end_flow(&mut self, flow: FlowKey, end: End) {
+        let record = self
+            .flows
+            .table
+            .get(flow)
+            .map(|tenant| tenant.record(end, self.now));
+        self.leave_backend(flow);
+        self.kernel.close_flow(flow);
+        self.flows.timers.clear(flow.slot);
+        let socket = self.flows.table.caller(flow).map(|caller| caller.socket);
+        let Some(tenant) = self.flows.table.remove(flow) else {
+            return;
+        };
+        let counters = tenant.listener.of(self.world.worker);
+        counters.flows_active.sub(1);
+        counters.ends[end.index()].add(1);
+        if tenant.listener_reserved {
+            tenant.listener.capacity.release();
+        }
+        if let Some(place) = tenant.source {
+            self.hatches.sources.release(place);
+        }
+        if tenant.process_reserved {
+            self.process.release();
+        }
+        if let Some(pool) = self.world.pool(tenant.pool) {
+            if tenant.pool_reserved {
+                pool.shared.flows.release();
+            }
+            let lasted = self.now.since(tenant.opened);
+            pool.shared.of(self.world.worker).session.record(lasted);
+        }
+        if let Some(record) = record.filter(|_| self.world.journal) {
+            self.hatch.journal.push(record);
+        }
+        if let Some(socket) = socket {
+            self.count_on_socket(socket, -1);
+        }
+    }
+
+    fn set_flow_timer(&mut self, flow: FlowKey) {
+        let silence_end = self.flows.table.silence_end(flow);
+        if let Some(tenant) = self.flows.table.get_mut(flow) {
+            let due = silence_end.min(tenant.kill_at);
+            // A flow that goes on moves its end away with every datagram; the timer learns of it when it fires.
+            if due < tenant.timer_at {
+                tenant.timer_at = due;
+                self.flows.timers.set(flow.slot, due);
+            }
+        }
+    }
+
+    pub(in crate::worker) fn fire_flow_timers(&mut self) {
+        let mut due = std::mem::take(&mut self.flows.due);
+        self.flows.timers.advance(self.now, &mut due);
+        for slot in due.drain(..) {
+            let Some(flow) = self.flows.table.at(slot.0).map(|(flow, _)| flow) else {
+                continue;
+            };
+            let silence_end = self.flows.table.silence_end(flow);
+            let Some(tenant) = self.flows.table.get_mut(flow) else {
+                continue;
+            };
+            tenant.timer_at = Nanos::NEVER;
+            let (kill_at, kill_as) = (tenant.kill_at, tenant.kill_as);
+            if self.now >= kill_at {
+                self.end_flow(flow, kill_as);
+            } else if self.now >= silence_end {
+                self.end_flow(flow, End::Idle);
+            } else {
+                self.set_flow_timer(flow);
+            }
+        }
+        self.flows.due = due;
+    }
+
+    /// An order to close what a backend has, at once or spread over some time.
+    pub(in crate::worker) fn evict_flows(&mut self, backend: BackendId, eviction: Eviction) {
+        let over_ns = millis(u64::from(eviction.over_ms));
+        for slot in 0..self.flows.table.extent() {
+            let its = self.flows.table.at(slot).filter(|(_, tenant)| {
+                let own = tenant.backend.as_ref();
+                own.is_some_and(|own| own.id == backend)
+            });
+            if let Some(flow) = its.map(|(flow, _)| flow) {
+                let moment = self.now.after(spread(self.random(), over_ns));
+                self.order_flow_end(flow, eviction.end, moment);
+            }
+        }
+    }
+
+    /// In the draining phase each flow that is left gets its own moment to be closed.
+    pub(in crate::worker) fn plan_shutdown_of_flows(&mut self) {
+        let Phase::Draining {
+            close_from,
+            close_until,
+        } = self.world.phase
+        else {
+            return;
+        };
+        for slot in 0..self.flows.table.extent() {
+            if let Some(flow) = self.flows.table.at(slot).map(|(flow, _)| flow) {
+                let moment = close_from.after(spread(self.random(), close_until.since(close_from)));
+                self.order_flow_end(flow, End::Shutdown, moment);
+            }
+        }
+    }
+
+    fn order_flow_end(&mut self, flow: FlowKey, end: End, moment: Nanos) {
+        if let Some(tenant) = self.flows.table.get_mut(flow)
+            && moment < tenant.kill_at
+        {
+            tenant.kill_at = moment;
+            tenant.kill_as = end;
+            self.set_flow_timer(flow);
+        }
+    }
+
+    /// Datagrams from this side are passed on.
+    pub(super) fn count_passed(&mut self, flow: FlowKey, from: Side, datagram: &Datagram) {
+        let worker = self.world.worker;
+        let (count, bytes) = (u64::from(datagram.count()), u64::from(datagram.bytes()));
+        let Some(tenant) = self.flows.table.get_mut(flow) else {
+            return;
+        };
+        tenant.bytes[from.index()] += bytes;
+        tenant.datagrams[from.index()] += count;
+        let listener = tenant.listener.of(worker);
+        let backend = tenant.backend.as_ref().map(|backend| backend.of(worker));
+        match from {
+            Side::Client => {
+                listener.datagrams_in.add(count);
+                listener.bytes_in.add(bytes);
+                if let Some(backend) = backend {
+                    backend.bytes_in.add(bytes);
+                }
+            }
+            Side::Backend => {
+                listener.datagrams_out.add(count);
+                listener.bytes_out.add(bytes);
+                if let Some(backend) = backend {
+                    backend.bytes_out.add(bytes);
+                }
+            }
+        }
+    }
+
+    pub(super) fn count_drop(&self, flow: FlowKey, why: Drop, datagrams: u32) {
+        if let Some(tenant) = self.flows.table.get(flow) {
+            let counters = tenant.listener.of(self.world.worker);
+            counters.drops[why.index()].add(u64::from(datagrams));
+        }
+    }
+
+    pub(super) fn count_drop_at(&self, socket: SocketId, why: Drop, datagrams: u32) {
+        let mut sockets = self.flows.sockets.iter();
+        if let Some(local) = sockets.find(|local| local.socket.id == socket) {
+            let counters = local.listener.of(self.world.worker);
+            counters.drops[why.index()].add(u64::from(datagrams));
+        }
+    }
+}
+
+fn rules_of(pool: &Pool) -> FlowRules {
+    let crate::handoff::FlowRules {
+        idle_ns,
+        responses,
+        requests,
+    } = pool.flow_rules;
+    FlowRules {
+        idle_ns,
+        responses,
+        requests,
+    }
+}

@@ -1,0 +1,153 @@
+//! Datagrams: from the kernel to the flow they belong to, and on to its other side. A flow's life is in [`life`], the
+//! sockets that clients write to are in [`sockets`]; the table itself, and who must leave it when it is full, is the
+//! study's.
+//!
+//! Nothing is sent here and now: what is passed on leaves with the next turn, many datagrams at a time.
+
+mod life;
+mod sockets;
+mod tenant;
+
+use crate::handoff::Verdict;
+use crate::ids::{Caller, Drop, FlowKey, Nanos, Side, Slot};
+use crate::session::{FlowTable, Request, Response, Timers};
+use crate::uring::{Datagram, Envelope, Kernel, Outcome, Undelivered};
+
+use super::engine::Worker;
+use sockets::DatagramSocket;
+use tenant::FlowTenant;
+
+/// A worker's flows and what belongs to them. It has no size before the first listener for datagrams comes.
+#[derive(Debug)]
+pub(super) struct Flows {
+    table: FlowTable<FlowTenant>,
+    timers: Timers,
+    due: Vec<Slot>,
+    sockets: Vec<DatagramSocket>,
+    /// Sockets whose receive broke, to be tried again at a pulse.
+    paused: Vec<crate::ids::SocketId>,
+    retry_at: Nanos,
+    begun: u64,
+}
+
+impl Flows {
+    pub(super) fn new(now: Nanos) -> Flows {
+        Flows {
+            table: FlowTable::new(0, 0),
+            timers: Timers::new(0, now),
+            due: Vec::new(),
+            sockets: Vec::new(),
+            paused: Vec::new(),
+            retry_at: Nanos::NEVER,
+            begun: 0,
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.table.is_empty()
+    }
+
+    /// When the worker must look after flows again, at the latest.
+    pub(super) fn next(&self) -> Nanos {
+        self.timers.next().min(self.retry_at)
+    }
+}
+
+impl<K: Kernel> Worker<K> {
+    /// Everything that the kernel tells of datagrams.
+    pub(super) fn on_datagrams(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::Request(envelope, datagram) => self.on_request(envelope, datagram),
+            Outcome::Response(flow, datagram) => self.on_response(flow, datagram),
+            Outcome::FlowBroken(flow, why) => self.on_flow_broken(flow, why),
+            Outcome::Undelivered {
+                flow,
+                side,
+                datagrams,
+                why,
+            } => self.on_undelivered(flow, side, datagrams, why),
+            Outcome::NoDatagramBuffer => self.hatch.counters.buffer_pauses.add(1),
+            Outcome::DatagramCut(socket) => self.count_drop_at(socket, Drop::TooLong, 1),
+            Outcome::DatagramsPaused(socket, _) => self.pause_socket(socket),
+            Outcome::Doorbell
+            | Outcome::Accepted(..)
+            | Outcome::AcceptEnded(..)
+            | Outcome::Stream(..) => {}
+        }
+    }
+
+    fn on_request(&mut self, envelope: Envelope, datagram: Datagram) {
+        let caller = Caller {
+            socket: envelope.socket,
+            client: envelope.client,
+            local: envelope.local,
+        };
+        let known = self.flows.table.find(&caller);
+        let Some(flow) = known.or_else(|| self.begin_flow(caller, &datagram)) else {
+            self.kernel.discard(datagram);
+            return;
+        };
+        let count = datagram.count();
+        let asked = self.flows.table.on_request(flow, count, self.now);
+        let anew = asked == Request::ChooseAnew || !self.kernel.has_flow(flow);
+        if (anew || self.has_lost_its_backend(flow)) && !self.move_flow(flow) {
+            self.count_drop(flow, Drop::NoBackend, count);
+            self.kernel.discard(datagram);
+            return;
+        }
+        self.count_passed(flow, Side::Client, &datagram);
+        self.kernel.to_backend(flow, datagram);
+    }
+
+    /// Whether a known flow's backend takes no more of its datagrams: it went down, or into maintenance. One that drains
+    /// keeps what it has.
+    fn has_lost_its_backend(&self, flow: FlowKey) -> bool {
+        let tenant = self.flows.table.get(flow);
+        let backend = tenant.and_then(|tenant| tenant.backend.as_ref());
+        backend.is_none_or(|backend| !keeps_flows(&backend.verdict))
+    }
+
+    fn on_response(&mut self, flow: FlowKey, datagram: Datagram) {
+        let Some(caller) = self.flows.table.caller(flow) else {
+            self.kernel.discard(datagram);
+            return;
+        };
+        let count = datagram.count();
+        let response = self.flows.table.on_response(flow, count, self.now);
+        self.count_passed(flow, Side::Backend, &datagram);
+        let envelope = Envelope {
+            socket: caller.socket,
+            client: caller.client,
+            local: caller.local,
+        };
+        self.kernel.to_client(flow, envelope, datagram);
+        if response == Response::Last {
+            self.end_flow(flow, crate::ids::End::BackendFin);
+        }
+    }
+
+    /// The backend's host or port answers with an error: the next datagram looks for another one.
+    fn on_flow_broken(&mut self, flow: FlowKey, why: Undelivered) {
+        self.kernel.close_flow(flow);
+        self.note_flow_failure(flow, why);
+    }
+
+    fn on_undelivered(&mut self, flow: FlowKey, side: Side, datagrams: u32, why: Undelivered) {
+        let reason = match why {
+            Undelivered::Full => Drop::Full,
+            Undelivered::Unreachable => Drop::Unreachable,
+            Undelivered::TooLong => Drop::TooLong,
+            Undelivered::Resources => Drop::Resources,
+        };
+        self.count_drop(flow, reason, datagrams);
+        if side == Side::Backend && why == Undelivered::Unreachable {
+            self.on_flow_broken(flow, why);
+        }
+    }
+}
+
+fn keeps_flows(verdict: &Verdict) -> bool {
+    use crate::handoff::{Admin, Health};
+    verdict.admin() != Admin::Maintenance
+        && matches!(verdict.health(), Health::Up | Health::Unknown)
+}

@@ -1,0 +1,56 @@
+//! The simulated worlds have no listeners for datagrams: flows have a model test of their own beside their table, and
+//! system tests. So this kernel carries none, and nobody may ask it to.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::BorrowedFd;
+
+use ringway::ids::{ConnectFailure, FlowKey, SocketId};
+use ringway::uring::{Datagram, Datagrams, Envelope};
+
+use super::kernel::FakeKernel;
+
+const NONE: &str = "no world of the simulation has a listener for datagrams";
+
+impl Datagrams for FakeKernel {
+    fn open_datagrams(&mut self, _: SocketId, _: BorrowedFd<'_>) -> io::Result<()> {
+        panic!("{NONE}");
+    }
+
+    fn close_datagrams(&mut self, _: SocketId) {
+        panic!("{NONE}");
+    }
+
+    fn resume_datagrams(&mut self, _: SocketId) {
+        panic!("{NONE}");
+    }
+
+    fn open_flow(
+        &mut self,
+        _: FlowKey,
+        _: SocketAddr,
+        _: Option<IpAddr>,
+    ) -> Result<(), ConnectFailure> {
+        panic!("{NONE}");
+    }
+
+    fn has_flow(&self, _: FlowKey) -> bool {
+        panic!("{NONE}");
+    }
+
+    fn close_flow(&mut self, _: FlowKey) {
+        panic!("{NONE}");
+    }
+
+    fn to_backend(&mut self, _: FlowKey, _: Datagram) {
+        panic!("{NONE}");
+    }
+
+    fn to_client(&mut self, _: FlowKey, _: Envelope, _: Datagram) {
+        panic!("{NONE}");
+    }
+
+    fn discard(&mut self, _: Datagram) {
+        panic!("{NONE}");
+    }
+}
