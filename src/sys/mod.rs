@@ -6,6 +6,7 @@
 pub mod affinity;
 pub mod datagram;
 mod doorbell;
+mod idle_set;
 pub mod limits;
 pub mod listen;
 mod option;
@@ -15,4 +16,5 @@ pub mod tcp_state;
 pub mod thread_cpu;
 
 pub use doorbell::Doorbell;
+pub use idle_set::IdleSet;
 pub use option::Keepalive;

@@ -49,6 +49,24 @@ pub fn send(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<u32> {
         .map(|sent| sent as u32)
 }
 
+/// Looks at what could be received now, without waiting and without taking it; 0 bytes is the end of stream.
+///
+/// # Errors
+/// `WouldBlock` if there is nothing; else what broke the socket, which is taken from it.
+pub fn peek(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> io::Result<usize> {
+    let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
+    // SAFETY: the kernel writes at most `bytes.len()` bytes, into the slice that the pointer is to.
+    let count = unsafe {
+        libc::recv(
+            socket.as_raw_fd(),
+            bytes.as_mut_ptr().cast(),
+            bytes.len(),
+            flags,
+        )
+    };
+    usize::try_from(count).map_err(|_| io::Error::last_os_error())
+}
+
 /// TCP_NODELAY on: small messages leave at once.
 ///
 /// # Errors
@@ -251,6 +269,22 @@ mod tests {
         });
         assert_eq!(taken.unwrap().kind(), ErrorKind::ConnectionReset);
         assert!(take_error(ours.as_fd()).unwrap().is_none());
+    }
+
+    #[test]
+    fn what_is_peeked_at_stays() {
+        let (mut ours, mut theirs) = pair();
+        let mut first = [0; 2];
+        let nothing = peek(ours.as_fd(), &mut first).unwrap_err();
+        assert_eq!(nothing.kind(), ErrorKind::WouldBlock);
+        theirs.write_all(b"abc").unwrap();
+        within_ten_seconds(|| peek(ours.as_fd(), &mut first).is_ok());
+        assert_eq!(&first, b"ab");
+        let mut all = [0; 3];
+        ours.read_exact(&mut all).unwrap();
+        assert_eq!(&all, b"abc");
+        drop(theirs);
+        within_ten_seconds(|| peek(ours.as_fd(), &mut first).is_ok_and(|count| count == 0));
     }
 
     #[test]
