@@ -62,6 +62,7 @@ fn fill_up(mut stream: &TcpStream, seed: u64) -> u64 {
         match stream.write(&piece) {
             Ok(n) => sent += n as u64,
             Err(error) if error.kind() == ErrorKind::WouldBlock => return sent,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => panic!("{error} while filling the buffers"),
         }
     }
