@@ -102,11 +102,37 @@ fn defaults_of_later_keys_may_be_written_out() {
 }
 
 #[test]
+fn a_profile_decides_the_age_of_warm_connections() {
+    let warm = |line: &str| {
+        let plan = fine(&with(Part::Pool, &format!("warm = {{ {line} }}")));
+        plan.pools[0].warm.expect("some are wanted")
+    };
+    for (profile, seconds) in [("generic", 5), ("postgres", 15), ("redis", 60)] {
+        let plan = warm(&format!("size = 4, profile = \"{profile}\""));
+        assert_eq!((plan.size, plan.max_age.as_secs()), (4, seconds));
+        assert_eq!(plan.profile.word(), profile);
+    }
+    let plan = warm("size = 16, profile = \"mysql\", force = true");
+    assert_eq!((plan.size, plan.max_age.as_secs()), (16, 3));
+    let plan = warm("size = 1, profile = \"postgres\", max_age = \"200ms\"");
+    assert_eq!(plan.max_age.as_millis(), 200);
+}
+
+#[test]
 fn parts_that_do_not_fit_each_other_are_named() {
     let fine = fine_text();
     let second =
         |binds: &str| format!("{fine}[[listener]]\nname = \"m\"\nbind = {binds}\npool = \"p\"\n");
     let cases = [
+        (
+            fine.replace(
+                "[[pool.backend]]\n",
+                "warm = { size = 2 }\n[[pool.backend]]\n",
+            )
+            .replace("127.0.0.1:1", "127.0.0.1:+1"),
+            "15: pool.backend.address: found \"127.0.0.1:+1\" in a pool with warm connections, which have no client's port; \
+             allowed: HOST:PORT",
+        ),
         (
             fine.replace("pool = \"p\"", "pool = \"q\""),
             "8: listener.pool: found \"q\", which is no pool; allowed: \"p\"",

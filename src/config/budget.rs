@@ -129,7 +129,7 @@ pub fn budget(plan: &Plan, machine: &Machine) -> Budget {
 }
 
 /// Listening sockets (one per address and worker, unix sockets one for all), pipes, a check in flight for each backend,
-/// and what the process needs anyway.
+/// warm connections, and what the process needs anyway.
 fn descriptors_without_sessions(plan: &Plan, machine: &Machine) -> u64 {
     let workers = u64::from(machine.workers);
     let binds = plan.listeners.iter().flat_map(|listener| &listener.binds);
@@ -140,11 +140,18 @@ fn descriptors_without_sessions(plan: &Plan, machine: &Machine) -> u64 {
         })
         .sum();
     let backends: usize = plan.pools.iter().map(|pool| pool.backends.len()).sum();
+    let warm: u64 = plan.pools.iter().map(warm_connections).sum();
     DESCRIPTORS_OF_PROCESS
         + DESCRIPTORS_PER_WORKER * workers
         + DESCRIPTORS_PER_PIPE * u64::from(machine.pipes)
         + listening
         + backends as u64
+        + warm
+}
+
+fn warm_connections(pool: &PoolPlan) -> u64 {
+    let per_backend = pool.warm.map_or(0, |warm| warm.size);
+    u64::from(per_backend) * pool.backends.len() as u64
 }
 
 fn sessions_max(plan: &Plan, machine: &Machine, fixed: u64) -> (u32, DecidedBy) {
@@ -179,7 +186,8 @@ fn port_rooms(pool: &PoolPlan, sessions: u64, (first, last): (u16, u16)) -> Vec<
             backend: backend.name.clone(),
             needed: backend
                 .max_connections
-                .map_or(sessions, |most| sessions.min(u64::from(most))),
+                .map_or(sessions, |most| sessions.min(u64::from(most)))
+                + u64::from(pool.warm.map_or(0, |warm| warm.size)),
             available: range * source_addresses(pool, &backend.address),
         })
         .collect()

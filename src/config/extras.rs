@@ -1,4 +1,4 @@
-//! Reads what pools will have in later versions: breaker, warm connections, discovery and more. It is checked
+//! Reads what pools will have in later versions: breaker, discovery and more. It is checked
 //! as the contract says, and refused in one honest sentence where it asks for something.
 //!
 //! When a feature arrives, its reader moves from here into a file of its own and gains a plan.
@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::desk::Desk;
-use super::measure::{HOUR, MILLISECOND, YEAR, duration, switch, whole, word};
+use super::measure::{HOUR, MILLISECOND, YEAR, duration, whole, word};
 use super::plan::OnLoss;
 use super::pool::on_loss;
 use super::section::Section;
@@ -29,7 +29,6 @@ pub(super) fn read_extras(desk: &mut Desk<'_>, pool: &mut Section) -> bool {
         word(&[("off", Some(())), ("postgres", None)]),
     );
     read_breaker(desk, pool);
-    read_warm(desk, pool);
     read_discovery(desk, pool)
 }
 
@@ -52,27 +51,6 @@ fn read_breaker(desk: &mut Desk<'_>, pool: &mut Section) {
     table.read(desk, "open_max", duration(MILLISECOND, YEAR));
     table.read(desk, "trials", whole::<u32>(1..=1_000_000));
     table.read(desk, "max_ejected_percent", whole::<u8>(0..=100));
-    table.finish(desk);
-}
-
-/// Everything else only matters once `size` asks for warm connections.
-fn read_warm(desk: &mut Desk<'_>, pool: &mut Section) {
-    let Some(mut table) = pool.table(desk, "warm") else {
-        return;
-    };
-    table.later(desk, "size", whole::<u32>(0..=1_000_000), &0);
-    table.read(desk, "max_age", duration(MILLISECOND, HOUR));
-    table.read(
-        desk,
-        "profile",
-        word(&[
-            ("generic", Some(())),
-            ("postgres", Some(())),
-            ("mysql", Some(())),
-            ("redis", Some(())),
-        ]),
-    );
-    table.read(desk, "force", switch);
     table.finish(desk);
 }
 

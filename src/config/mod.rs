@@ -24,6 +24,7 @@ mod pool;
 mod section;
 pub mod tiers;
 mod udp;
+pub mod warm;
 pub mod worst;
 
 use std::fs::File;
@@ -46,7 +47,7 @@ pub use place::backend_address_of;
 pub use plan::{
     AccessLog, AdminPlan, Algorithm, BackendAddress, BackendPlan, FlowPlan, GlobalPlan, HashKey,
     Host, Keepalive, LimitsPlan, ListenerPlan, LogFormat, OnFin, OnLoss, Plan, PoolPlan, Protocol,
-    Spin, WaitPlan,
+    Spin, WaitPlan, WarmPlan, WarmProfile,
 };
 pub use tiers::{TierMode, TierPlan};
 

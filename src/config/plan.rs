@@ -149,6 +149,8 @@ pub struct PoolPlan {
     pub tiers: TierPlan,
     pub health: HealthPlan,
     pub udp: FlowPlan,
+    /// `None`: no warm connections.
+    pub warm: Option<WarmPlan>,
     /// In the order of the file; at least one. Names are unique inside the pool.
     pub backends: Vec<BackendPlan>,
 }
@@ -231,6 +233,25 @@ pub struct WaitPlan {
 pub enum OnFin {
     Keep,
     Leave,
+}
+
+/// Connections that are opened before a client needs them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WarmPlan {
+    /// Per backend, all workers together; at least 1.
+    pub size: u32,
+    /// ± 20 %.
+    pub max_age: Duration,
+    pub profile: WarmProfile,
+}
+
+/// What is safe with connections on which no client has spoken yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WarmProfile {
+    Generic,
+    Postgres,
+    Mysql,
+    Redis,
 }
 
 /// What becomes of the sessions of a backend that goes down or drains.

@@ -16,6 +16,7 @@ use super::plan::{Algorithm, BackendAddress, HashKey, OnFin, OnLoss, PoolPlan, W
 use super::section::{Section, Value};
 use super::tiers::{TIER_MAX, read_tiers};
 use super::udp::read_udp;
+use super::warm::{check_backends, read_warm};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -94,10 +95,13 @@ pub(super) fn read_pool(desk: &mut Desk<'_>, mut table: Section) -> PoolDraft {
         udp: read_udp(desk, &mut table, &health.plan),
         health: health.plan,
         tiers: read_tiers(desk, &mut table),
+        // No pool of this version sends a PROXY header.
+        warm: read_warm(desk, &mut table, false),
         backends: Vec::new(),
     };
     let discovered = read_extras(desk, &mut table);
     let backends = read_backends(desk, &mut table, discovered);
+    check_backends(desk, &plan, &backends);
     table.finish(desk);
     PoolDraft {
         name: found_name,

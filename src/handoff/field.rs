@@ -71,13 +71,13 @@ impl<'a> Field<'a> {
             Standing::Unresolved
         } else if let Some(against) = shared.verdict.against(self.ignoring_health & tier != 0) {
             against
-        } else if shared.capacity.looks_full() {
+        } else if shared.is_full() {
             Standing::Full
         } else if self.excluded.contains(&shared.id) {
             Standing::Tried
         } else if self.asked & tier == 0 {
             Standing::OtherTier
-        } else if !shared.pace.is_open(self.now) {
+        } else if shared.warm.idle() == 0 && !shared.pace.is_open(self.now) {
             Standing::Paced
         } else {
             Standing::Open

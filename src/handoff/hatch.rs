@@ -18,6 +18,7 @@ use super::shared::ListenerShared;
 use super::snapshot::Snapshot;
 use super::sources::Sources;
 use super::waiters::Grant;
+use super::warm::WarmBell;
 
 const JOURNAL_RECORDS: usize = 8192;
 const TRANSFERS: usize = 1024;
@@ -126,6 +127,7 @@ pub struct Hatches {
     pub notices: Notices,
     /// What each client address has, over all workers.
     pub sources: Sources,
+    pub warm_bell: WarmBell,
 }
 
 impl Hatches {
@@ -139,6 +141,7 @@ impl Hatches {
             workers,
             notices: Notices::default(),
             sources: Sources::default(),
+            warm_bell: WarmBell::new()?,
         })
     }
 

@@ -23,6 +23,7 @@ mod sources;
 mod tiers;
 mod verdict;
 mod waiters;
+mod warm;
 
 pub use crate::balance::{TierMode, TierRules};
 pub use access::AccessList;
@@ -49,3 +50,7 @@ pub use sources::{SourceLimits, SourcePlace, Sources};
 pub use tiers::{TierMember, Tiers};
 pub use verdict::{Admin, Eviction, Health, Verdict};
 pub use waiters::{Grant, Ticket, Waiters, Wake};
+pub use warm::{
+    Condition as WarmCondition, Discard, Handout, WARM_MAX, WarmBell, WarmProfile, WarmSocket,
+    WarmStock,
+};

@@ -20,6 +20,7 @@ use super::sources::SourceLimits;
 use super::tiers::Tiers;
 use super::verdict::Verdict;
 use super::waiters::Wake;
+use super::warm::{Handout, WarmStock};
 
 /// One worker's numbers of a listener.
 #[derive(Debug)]
@@ -100,6 +101,7 @@ pub struct BackendCounters {
     pub bytes_in: Tally,
     pub bytes_out: Tally,
     pub spliced_bytes: Tally,
+    pub handouts: [Tally; Handout::COUNT],
 }
 
 /// A backend's identity and what belongs to it over reloads.
@@ -116,6 +118,7 @@ pub struct BackendShared {
     pub tiers: Mutex<Weak<Tiers>>,
     /// `connect_rate`
     pub pace: Pace,
+    pub warm: WarmStock,
     pub workers: Box<[CachePadded<BackendCounters>]>,
 }
 
@@ -198,6 +201,7 @@ impl BackendShared {
             bytes_in: Tally::default(),
             bytes_out: Tally::default(),
             spliced_bytes: Tally::default(),
+            handouts: std::array::from_fn(|_| Tally::default()),
         };
         BackendShared {
             id,
@@ -208,6 +212,7 @@ impl BackendShared {
             latency: LatencyCell::default(),
             tiers: Mutex::default(),
             pace: Pace::default(),
+            warm: WarmStock::default(),
             workers: per_worker(workers, counters),
         }
     }
@@ -225,6 +230,12 @@ impl BackendShared {
     pub fn rises(&self, now: Nanos) {
         self.verdict.set_risen(now);
         self.latency.forget();
+    }
+
+    /// Whether a session would find no place now; stale at once. One that a warm connection holds is a session's.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.capacity.looks_full() && self.warm.idle() == 0
     }
 
     #[must_use]

@@ -10,6 +10,8 @@ use crate::ids::{BackendId, Nanos, PoolId, SessionKey, WorkerId};
 
 use super::shared::BackendShared;
 
+use super::warm::WarmSocket;
+
 /// A waiting session's place in the queue. Its session may have left meanwhile: then the ticket is stale.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ticket {
@@ -29,6 +31,8 @@ pub struct Grant {
     pub pool: PoolId,
     pub backend: Arc<BackendShared>,
     pub reserved: bool,
+    /// A connection to it that is there already.
+    pub warm: Option<WarmSocket>,
 }
 
 impl Grant {
@@ -37,7 +41,9 @@ impl Grant {
         if self.reserved {
             self.backend.capacity.release();
         }
-        self.backend.pace.give_back();
+        if self.warm.is_none() {
+            self.backend.pace.give_back();
+        }
     }
 }
 

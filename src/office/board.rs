@@ -13,7 +13,9 @@ use parking_lot::Mutex;
 
 use crate::handoff::{BackendShared, Capacity, Hatches, Snapshot};
 use crate::ids::{BackendId, Clock, ListenerId, PoolId};
-use crate::prober::{BackendReport, Complaint, HealthChange, Prober, Target as Watched};
+use crate::prober::{
+    BackendReport, Complaint, HealthChange, Prober, Target as Watched, WarmNotice, WarmOrder,
+};
 
 /// Names by id, retired ones included.
 #[derive(Debug, Default, Clone)]
@@ -134,6 +136,23 @@ impl Board {
         if let Some(prober) = &*self.prober.lock() {
             prober.publish(targets);
         }
+    }
+
+    /// Replaces the set of backends that are to have warm connections.
+    pub fn keep_warm(&self, orders: Vec<WarmOrder>) {
+        if let Some(prober) = &*self.prober.lock() {
+            prober.keep_warm(orders);
+        }
+    }
+
+    /// What there is to say of warm connections, since the last call.
+    #[must_use]
+    pub fn warm_notices(&self) -> Vec<WarmNotice> {
+        let prober = self.prober.lock();
+        prober
+            .as_ref()
+            .map(Prober::warm_notices)
+            .unwrap_or_default()
     }
 
     /// What the prober knows of each backend that it watches.

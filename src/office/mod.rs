@@ -31,6 +31,7 @@ mod scribe;
 mod signals;
 mod start;
 mod tick;
+mod warm;
 mod world;
 
 use std::net::SocketAddr;
@@ -179,6 +180,7 @@ impl Office {
         let generation = self.publisher.next_generation();
         let snapshot = Arc::new(self.world.compose(generation, self.phase));
         self.publisher.publish(Arc::clone(&snapshot));
+        self.board.keep_warm(warm::orders(&self.world, self.phase));
         self.board.pin(start::view(
             snapshot,
             &self.world,

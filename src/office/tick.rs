@@ -78,6 +78,7 @@ impl Tick {
 impl Office {
     pub(super) fn on_tick(&mut self) {
         checks::log_changes(&self.board);
+        super::warm::log_notices(&self.board);
         let now = self.board.clock.now();
         self.review_tiers(now);
         if now.since(self.tick.busy_at) >= BUSY_WINDOW_NS {

@@ -139,6 +139,12 @@ impl World {
         }
     }
 
+    /// The queue of the pool at this place.
+    #[must_use]
+    pub fn waiters(&self, pool: usize) -> Arc<Waiters> {
+        Arc::clone(&self.waiters[pool])
+    }
+
     /// The weight that a backend has here.
     #[must_use]
     pub fn weight_of(&self, backend: &Arc<BackendShared>) -> Option<u32> {

@@ -15,6 +15,7 @@ mod stall;
 mod streak;
 mod target;
 mod visit;
+mod warm;
 mod watch;
 mod words;
 
@@ -42,18 +43,21 @@ use crate::ids::{Clock, Nanos};
 use self::chance::Chance;
 use self::roster::Roster;
 use self::stall::StallWatch;
+use self::warm::Warmth;
 use self::watch::{Desk, Watch};
 
 pub use crate::wire::expect::Expect;
 pub use kinds::{Dns, Http, Redis, SendExpect, Step, Udp};
 pub use report::{BackendReport, Complaint, Finding, HealthChange, Latest, Reason};
 pub use target::{Announce, Check, OnDown, Rules, Target};
+pub use warm::{Notice as WarmNotice, NoticeKind as WarmNoticeKind, Order as WarmOrder};
 pub use words::Words;
 
 /// Checks in flight at a time, each with one descriptor. More that are due wait their turn.
 pub const IN_FLIGHT_MAX: usize = 256;
-/// Descriptors that the prober needs at most: checks, ring, and what the runtime opens for itself.
-pub const DESCRIPTORS_MAX: usize = IN_FLIGHT_MAX + 16;
+/// Descriptors that the prober needs at most: checks, connects for warm connections, ring, and what the runtime opens
+/// for itself. Warm connections themselves come on top.
+pub const DESCRIPTORS_MAX: usize = IN_FLIGHT_MAX + warm::DIALS_MAX + 16;
 
 /// Changes of health that wait for the office; more are lost and counted.
 const CHANGES_MAX: usize = 4096;
@@ -82,6 +86,7 @@ impl Prober {
             stop: AtomicBool::new(false),
             news: Notify::new(),
             changes_lost: AtomicU64::new(0),
+            warm: warm::Counter::default(),
         });
         let (to_office, changes) = bounded(CHANGES_MAX);
         let (complain, complaints) = bounded(CHANGES_MAX);
@@ -115,6 +120,18 @@ impl Prober {
     pub fn publish(&self, targets: Vec<Target>) {
         *self.desk.targets.lock() = Some(targets);
         self.desk.news.notify_one();
+    }
+
+    /// Replaces the whole set of backends that are to have warm connections. Those not in it lose theirs.
+    pub fn keep_warm(&self, orders: Vec<WarmOrder>) {
+        *self.desk.warm.orders.lock() = Some(orders);
+        self.desk.warm.news.notify_one();
+    }
+
+    /// What there is to say of warm connections, since the last call.
+    #[must_use]
+    pub fn warm_notices(&self) -> Vec<WarmNotice> {
+        std::mem::take(&mut *self.desk.warm.notices.lock())
     }
 
     /// Changes of health as they happen. They are lost, and counted, while nobody reads.
@@ -155,6 +172,7 @@ impl Prober {
     fn tell_to_stop(&self) {
         self.desk.stop.store(true, Ordering::Release);
         self.desk.news.notify_one();
+        self.desk.warm.news.notify_one();
     }
 }
 
@@ -180,8 +198,16 @@ fn live(
             return;
         }
     };
-    let _ = tell_started.send(Ok(()));
     let seed = RandomState::new().hash_one(clock.now());
+    let (at, hall) = (Arc::clone(&desk), Arc::clone(&hatches));
+    let warmth = match Warmth::new(at, hall, clock, Chance::from_seed(!seed)) {
+        Ok(warmth) => warmth,
+        Err(error) => {
+            let _ = tell_started.send(Err(error));
+            return;
+        }
+    };
+    let _ = tell_started.send(Ok(()));
     let watch = Watch {
         roster: Roster::new(Chance::from_seed(seed)),
         desk,
@@ -195,6 +221,8 @@ fn live(
     };
     // As a task of its own, not as the future that is blocked on: tasks wake each other without a system call.
     runtime.block_on(async {
+        let warmth = tokio_uring::spawn(warmth.run());
         let _ = tokio_uring::spawn(watch.run()).await;
+        let _ = warmth.await;
     });
 }

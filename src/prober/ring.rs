@@ -126,6 +126,23 @@ pub fn cancel_all() -> InFlightOneshot<(), CancelAnswer> {
     submit_cancel(CancelBuilder::any())
 }
 
+#[derive(Debug)]
+pub struct PollAnswer;
+
+impl OneshotOutputTransform for PollAnswer {
+    type Output = ();
+    type StoredData = ();
+
+    fn transform_oneshot_output(self, (): (), _answer: cqueue::Entry) {}
+}
+
+/// Is answered once `descriptor` is readable, or when it is cancelled. The caller keeps it open until then.
+pub fn readable(descriptor: RawFd) -> InFlightOneshot<(), PollAnswer> {
+    let events = libc::POLLIN.unsigned_abs().into();
+    let entry = opcode::PollAdd::new(Fd(descriptor), events).build();
+    UnsubmittedOneshot::new((), PollAnswer, entry).submit()
+}
+
 fn submit_cancel(which: CancelBuilder) -> InFlightOneshot<(), CancelAnswer> {
     let entry = opcode::AsyncCancel2::new(which).build();
     UnsubmittedOneshot::new((), CancelAnswer, entry).submit()

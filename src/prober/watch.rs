@@ -37,6 +37,7 @@ pub struct Desk {
     pub stop: AtomicBool,
     pub news: Notify,
     pub changes_lost: AtomicU64,
+    pub warm: super::warm::Counter,
 }
 
 /// A finding, with the check it belongs to, what that leaves for the next one, and the moment it was made.

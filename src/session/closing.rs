@@ -70,6 +70,7 @@ impl TcpSession {
             desk.act(Action::StopWaiting);
         }
         self.phase = Phase::Closing { reset };
+        self.let_go(desk);
         for side in Side::BOTH {
             self.drop_direction(side, desk);
             self.cancel_all(side, desk);

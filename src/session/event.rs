@@ -24,6 +24,8 @@ pub enum Event<T> {
     /// A waiting session's turn has come: a backend is reserved for it.
     Granted,
     Connected,
+    /// Answer to [`Action::Connect`] that comes at once: a connection that was opened before is ready.
+    Warm,
     ConnectFailed(ConnectFailure),
     /// The connect was cancelled as asked.
     ConnectCancelled,
@@ -34,6 +36,12 @@ pub enum Event<T> {
     Resume(Side),
     /// All of the last parcel sent to `Side` is with the kernel.
     Sent(Side),
+    /// Answer to [`Action::Offer`]: sent whole, and may be sent again; `due` bytes of the same message are to come. With
+    /// `None` the parcel is still to be sent.
+    Offered {
+        parcel: T,
+        due: Option<u32>,
+    },
     /// `Side` took a part or nothing; this is the rest.
     SentShort(Side, T),
     SendBroken(Side, Fault),
@@ -69,11 +77,20 @@ pub enum Action<T> {
     Wait,
     /// Leave that queue.
     StopWaiting,
-    Connect,
+    /// With `afresh` only by a connect of its own, else also by a warm connection (answered at once).
+    Connect {
+        afresh: bool,
+    },
     CancelConnect,
     Receive(Side),
     StopReceive(Side),
     Send(Side, T),
+    /// Send a parcel to the backend and keep it, if it may be sent twice and all of it is taken; answer at once. `due`:
+    /// bytes missing of a message that was begun, `None` at the beginning.
+    Offer {
+        parcel: T,
+        due: Option<u32>,
+    },
     /// Something waits for the answer of a send of this turn: do not sleep.
     Hurry,
     /// Put a parcel's bytes, which came from `Side`, into that direction's pipe; answer at once.

@@ -10,16 +10,18 @@
 //!                       │  ▲            │    ▲              │  reset, timeout, kill          ▲ (every answer in)
 //!              NoneOpen ▼  │ Granted    ▼    │ Tick         └────────────────────────────────┘
 //!                     Waiting        Pausing (the same backend again)
-//!            `opening`                                  `relaying`, `pump`                `closing`
+//!            `opening`                           `relaying`, `pump`, `replay`             `closing`
 //! ```
 
 mod closing;
 mod event;
 mod flows;
+mod harmless;
 mod opening;
 mod parcels;
 mod pump;
 mod relaying;
+mod replay;
 mod rules;
 mod slots;
 mod tcp;
@@ -29,11 +31,12 @@ mod walk;
 
 pub use event::{Action, Event, Ticket};
 pub use flows::{FlowRules, FlowTable, Request, Response, SILENT_NS};
+pub use harmless::due_after;
 pub use parcels::{Line, Parcels};
 pub use pump::{Pump, Route};
 pub use rules::{
-    BULK_MOVE_BYTES, BULK_WATERMARK_BYTES, FLUSH_NS, FULL_STREAK, GUARD_NS, LINE_MAX, MATURE_NS,
-    PAUSE_NS, Rules, WATCH_NS,
+    BULK_MOVE_BYTES, BULK_WATERMARK_BYTES, FLUSH_NS, FULL_STREAK, GUARD_NS, HOLD_NS, LINE_MAX,
+    MATURE_NS, PAUSE_NS, Rules, WATCH_NS,
 };
 pub use slots::Slots;
 pub use tcp::{Desk, Phase, TcpSession};

@@ -56,7 +56,16 @@ impl TcpSession {
             desk.now.after(self.rules.wait_timeout_ns),
             desk.now,
         );
-        self.poll(Side::Client, Interest::Leave, desk);
+        if !self.hears_client() {
+            let bytes_came = !self.pumps[Side::Client].line.is_empty();
+            let left = self.pumps[Side::Client].ended || bytes_came;
+            let interest = if left {
+                Interest::HangUp
+            } else {
+                Interest::Leave
+            };
+            self.poll(Side::Client, interest, desk);
+        }
     }
 
     pub(super) fn on_granted<T>(&mut self, desk: &mut Desk<'_, T>) {
@@ -64,7 +73,7 @@ impl TcpSession {
         self.connect(desk);
     }
 
-    fn connect<T>(&mut self, desk: &mut Desk<'_, T>) {
+    pub(super) fn connect<T>(&mut self, desk: &mut Desk<'_, T>) {
         self.attempts += 1;
         let budget_left = self
             .rules
@@ -74,7 +83,8 @@ impl TcpSession {
         self.enter(Phase::Connecting, desk.now.after(patience), desk.now);
         self.sockets[Side::Backend].open = true;
         self.connecting = Operation::On;
-        desk.act(Action::Connect);
+        let afresh = self.hold.spent;
+        desk.act(Action::Connect { afresh });
     }
 
     pub(super) fn on_connected<T: Ticket>(&mut self, desk: &mut Desk<'_, T>) {
@@ -90,7 +100,8 @@ impl TcpSession {
         self.wake_by(self.lifetime_end);
         self.wake_by(self.silence_end());
         self.watch_due = Nanos::NEVER;
-        self.receive(Side::Client, desk);
+        // Nothing is in line, unless this is not the session's first connection.
+        self.advance(Side::Client, desk);
         self.receive(Side::Backend, desk);
     }
 
@@ -113,7 +124,12 @@ impl TcpSession {
         });
         desk.act(Action::GiveUp);
         let budget_spent = self.connect_ns_used >= self.rules.connect_budget_ns;
-        if self.attempts >= self.rules.connect_attempts || budget_spent {
+        // The one that replaced a warm connection is one more than the pool's.
+        let attempts_max = self
+            .rules
+            .connect_attempts
+            .saturating_add(self.hold.spent.into());
+        if self.attempts >= attempts_max || budget_spent {
             self.cut(end_of_attempts(failure), desk);
         } else {
             self.last_failure = Some(failure);
@@ -160,7 +176,7 @@ impl TcpSession {
     pub(super) fn watch_soon(&mut self, now: Nanos) {
         let watches = matches!(
             self.phase,
-            Phase::Pausing | Phase::Connecting | Phase::Relaying
+            Phase::Waiting | Phase::Pausing | Phase::Connecting | Phase::Relaying
         );
         if watches
             && self.watch_due == Nanos::NEVER

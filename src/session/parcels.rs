@@ -55,6 +55,12 @@ impl<T> Parcels<T> {
         }
     }
 
+    /// Room for so many parcels in all.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.nodes.len()
+    }
+
     /// Parcels waiting now, over all lines.
     #[must_use]
     pub fn waiting(&self) -> usize {

@@ -18,17 +18,24 @@ impl TcpSession {
             return;
         }
         self.last_activity = desk.now;
+        if self.phase != Phase::Relaying {
+            self.keep_for_later(parcel, desk);
+            return;
+        }
         let blocked = self.is_blocked(from);
         let pump = &mut self.pumps[from];
         let streaming = pump.note_parcel(parcel.is_full());
+        if from == Side::Backend || streaming {
+            self.let_go(desk);
+        }
+        let pump = &mut self.pumps[from];
         if blocked && pump.piped > 0 && pump.line.is_empty() {
             desk.act(Action::Stash(from, parcel));
         } else if blocked || pump.holds_bytes() || pump.yielding {
             desk.parcels.push_back(&mut pump.line, parcel);
             self.hurry_if_sending(from, desk);
         } else {
-            pump.sending = true;
-            desk.act(Action::Send(from.other(), parcel));
+            self.give(from, parcel, desk);
         }
         let pump = &mut self.pumps[from];
         if streaming && pump.route == Route::Copy {
@@ -48,6 +55,15 @@ impl TcpSession {
         self.receive_off(from, why);
         if self.is_closing() {
             self.close_what_is_quiet(desk);
+            return;
+        }
+        let over = matches!(why, ReceiveEnd::Fin | ReceiveEnd::Broken(_));
+        if over && from == Side::Backend && self.may_redial() {
+            self.redial(desk);
+            return;
+        }
+        if over && self.phase != Phase::Relaying {
+            self.on_client_over(why, desk);
             return;
         }
         match why {
@@ -168,7 +184,8 @@ impl TcpSession {
         self.hurry_if_sending(from, desk);
         let pump = &mut self.pumps[from];
         let busy = pump.sending || pump.yielding || self.delivering;
-        if blocked || pump.dropped || pump.delivered || busy {
+        let relaying = self.phase == Phase::Relaying;
+        if blocked || pump.dropped || pump.delivered || busy || !relaying {
             return;
         }
         if pump.piped > 0 {
@@ -176,8 +193,7 @@ impl TcpSession {
             desk.act(Action::Move { from, fill });
         } else if let Some(parcel) = desk.parcels.pop_front(&mut pump.line) {
             // Where there was a line, there is always something to do after it: the next parcel, the end, or the source.
-            pump.sending = true;
-            desk.act(Action::Send(from.other(), parcel));
+            self.give(from, parcel, desk);
             desk.act(Action::Hurry);
         } else if pump.ended {
             self.pass_end_on(from, desk);
@@ -305,7 +321,7 @@ impl TcpSession {
         }
     }
 
-    fn stop_receive<T>(&mut self, from: Side, desk: &mut Desk<'_, T>) {
+    pub(super) fn stop_receive<T>(&mut self, from: Side, desk: &mut Desk<'_, T>) {
         let socket = &mut self.sockets[from];
         if socket.receive == Operation::On {
             socket.receive = Operation::Stopping;
@@ -323,6 +339,7 @@ impl TcpSession {
     }
 
     fn on_source_end<T: Ticket>(&mut self, from: Side, desk: &mut Desk<'_, T>) {
+        self.let_go(desk);
         self.on_source_end_noted(from, desk.now);
         self.advance(from, desk);
     }
@@ -334,7 +351,7 @@ impl TcpSession {
     }
 
     /// Nothing more will come from this side. Whoever closes first gives the session its end.
-    fn on_source_end_noted(&mut self, from: Side, now: Nanos) {
+    pub(super) fn on_source_end_noted(&mut self, from: Side, now: Nanos) {
         self.pumps[from].ended = true;
         // Silence after an end is counted from there, however long it was quiet before.
         self.last_activity = now;
@@ -395,6 +412,7 @@ impl TcpSession {
             self.cut(end, desk);
             return;
         }
+        self.let_go(desk);
         self.broken = Some(side);
         self.end = Some(TcpSession::end_of(side, fault));
         self.drop_direction(side.other(), desk);
@@ -464,6 +482,7 @@ impl TcpSession {
             self.fetch_tail_if_due(from, desk);
         }
         self.ask_delivered_if_due(desk);
+        self.let_go_if_due(desk);
         let guards = self.pumps.0.map(|pump| pump.guard_at);
         for due in [
             self.lifetime_end,

@@ -34,6 +34,10 @@ pub const PAUSE_NS: u64 = millis(100);
 /// A session of this age gets the socket options that only long ones need.
 pub const MATURE_NS: u64 = millis(900);
 
+/// What a client sent on a warm connection is held for this long, unless the backend speaks before: a server that closed
+/// the connection has said so by then.
+pub const HOLD_NS: u64 = millis(1_000);
+
 /// So many full buffers in a row make a stream of a conversation: the direction changes from copy to splice.
 pub const FULL_STREAK: u8 = 3;
 

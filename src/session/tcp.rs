@@ -5,19 +5,21 @@
 //! | phase | events |
 //! |---|---|
 //! | Choosing | Opened, Chosen, NoneOpen, Queued |
-//! | Waiting | Granted, Ready(Client), Tick |
-//! | Pausing | Tick, Ready(Client) |
-//! | Connecting | Connected, ConnectFailed, ConnectCancelled, Ready(Client), Tick |
-//! | Relaying | Received, ReceiveEnded, Resume, Sent, SentShort, SendBroken, Stashed, Ready, Moved, Again, Delivered, Tick |
+//! | Waiting | Granted, Ready(Client), Tick, Received, ReceiveEnded, Resume |
+//! | Pausing | Tick, Ready(Client), Received, ReceiveEnded, Resume |
+//! | Connecting | Connected, Warm, ConnectFailed, ConnectCancelled, Ready(Client), Tick, Received, ReceiveEnded, Resume |
+//! | Relaying | Offered, Received, ReceiveEnded, Resume, Sent, SentShort, SendBroken, Stashed, Ready, Moved, Again, Delivered, Tick |
 //! | Closing | the late answers of all the above, each of which only ticks off an operation in flight |
 //!
-//! `Kill` may come in any phase.
+//! `Kill` may come in any phase. Bytes come before Relaying only to a session whose warm connection died under it
+//! (see `replay`).
 
 use crate::ids::{Condition, ConnectFailure, End, Fault, Interest, Nanos, ReceiveEnd, Side};
 
 use super::event::{Action, Event, Ticket};
 use super::parcels::Parcels;
 use super::pump::Pump;
+use super::replay::Hold;
 use super::rules::Rules;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -63,7 +65,7 @@ pub(super) struct Socket {
 }
 
 impl Socket {
-    const fn new() -> Socket {
+    pub(super) const fn new() -> Socket {
         Socket {
             open: false,
             receive: Operation::Off,
@@ -116,6 +118,8 @@ pub struct TcpSession {
     pub(super) sockets: PerSide<Socket>,
     /// By source.
     pub(super) pumps: PerSide<Pump>,
+    /// What was sent on a warm connection that may be dead.
+    pub(super) hold: Hold,
     pub(super) connecting: Operation,
     pub(super) attempts: u8,
     pub(super) last_failure: Option<ConnectFailure>,
@@ -162,6 +166,7 @@ impl TcpSession {
             rules,
             sockets,
             pumps: PerSide([Pump::new(); 2]),
+            hold: Hold::new(),
             connecting: Operation::Off,
             attempts: 0,
             last_failure: None,
@@ -223,12 +228,14 @@ impl TcpSession {
             Event::Queued(queued) => self.on_queued(queued, desk),
             Event::Granted => self.on_granted(desk),
             Event::Connected => self.on_connected(desk),
+            Event::Warm => self.on_warm(desk),
             Event::ConnectFailed(failure) => self.on_connect_failed(failure, desk),
             Event::ConnectCancelled => self.on_connect_failed(ConnectFailure::Timeout, desk),
             Event::Received(side, parcel) => self.on_received(side, parcel, desk),
             Event::ReceiveEnded(side, why) => self.on_receive_ended(side, why, desk),
             Event::Resume(side) => self.on_resume(side, desk),
             Event::Sent(side) => self.on_sent(side, desk),
+            Event::Offered { parcel, due } => self.on_offered(parcel, due, desk),
             Event::SentShort(side, rest) => self.on_sent_short(side, rest, desk),
             Event::SendBroken(side, fault) => self.on_send_broken(side, fault, desk),
             Event::Stashed { from, bytes, rest } => self.on_stashed(from, bytes, rest, desk),

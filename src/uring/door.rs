@@ -137,10 +137,17 @@ pub trait Kernel: Datagrams {
     /// What kept the socket from being made.
     fn connect(&mut self, session: SessionKey, route: Route<'_>) -> Result<(), ConnectFailure>;
     fn cancel_connect(&mut self, session: SessionKey);
+    /// Gives a connected socket to a session's backend side; false, with the socket closed, if the session is gone.
+    fn adopt(&mut self, session: SessionKey, socket: OwnedFd) -> bool;
     fn receive(&mut self, stream: StreamKey);
     fn stop_receive(&mut self, stream: StreamKey);
     /// Is answered by the next turn, whatever the socket does: it is never left waiting in the kernel.
     fn send(&mut self, stream: StreamKey, parcel: Parcel);
+    /// Sends what the socket takes now by a plain call, while the parcel stays with the caller; returns how many bytes. An
+    /// error passes for all of them: who receives from this socket will be told of it.
+    fn send_now(&mut self, stream: StreamKey, parcel: &Parcel) -> u32;
+    /// A parcel's bytes.
+    fn bytes(&self, parcel: &Parcel) -> &[u8];
     fn poll(&mut self, stream: StreamKey, interest: Interest);
     fn cancel_poll(&mut self, stream: StreamKey, interest: Interest);
     /// Closes the socket; by reset if asked.

@@ -3,7 +3,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
 
 use socket2::{SockAddr, SockRef};
 
@@ -135,6 +135,12 @@ impl Kernel for Ring {
         self.cancel(Op::Connect, door::backend(session));
     }
 
+    fn adopt(&mut self, session: SessionKey, socket: OwnedFd) -> bool {
+        let adopted = self.streams.put(door::backend(session), socket);
+        self.stale += u64::from(!adopted);
+        adopted
+    }
+
     fn receive(&mut self, stream: StreamKey) {
         self.push_stream(Op::Receive, stream, ops::receive);
     }
@@ -162,6 +168,26 @@ impl Kernel for Ring {
             parcel,
             submission: self.queued - 1,
         });
+    }
+
+    fn send_now(&mut self, stream: StreamKey, parcel: &Parcel) -> u32 {
+        let Some(socket) = self.streams.socket(stream) else {
+            self.stale += 1;
+            return parcel.length;
+        };
+        match stream::send(socket, self.buffers.bytes(parcel)) {
+            Ok(sent) => sent,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(error) => {
+                let fault = outcome::fault_of(&error, socket);
+                self.streams.note_fault(stream, fault);
+                parcel.length
+            }
+        }
+    }
+
+    fn bytes(&self, parcel: &Parcel) -> &[u8] {
+        self.buffers.bytes(parcel)
     }
 
     fn poll(&mut self, stream: StreamKey, interest: Interest) {

@@ -7,18 +7,20 @@ use std::sync::atomic::Ordering;
 
 use crate::balance::{Algorithm, Draw};
 use crate::handoff::{
-    BackendShared, Capacity, Grant, Pool, Reservation, Snapshot, Standing, Ticket,
+    BackendShared, Capacity, Grant, Pool, Reservation, Snapshot, Standing, Ticket, WarmSocket,
 };
 use crate::ids::{BackendId, Nanos, PoolId, SessionKey, Side};
 use crate::session::{Event, Phase};
 use crate::uring::Kernel;
 
 use super::engine::Worker;
+use super::warm::reserve_with_warm;
 
 /// A backend with a place on it.
 pub(super) struct Reserved<'a> {
     pub(super) backend: &'a Arc<BackendShared>,
     pub(super) held: bool,
+    pub(super) warm: Option<WarmSocket>,
 }
 
 impl<K: Kernel> Worker<K> {
@@ -38,18 +40,19 @@ impl<K: Kernel> Worker<K> {
         let found = if queue_first {
             None
         } else {
-            reserve(&pool, &tried, hash, random, self.now)
+            reserve_for_session(&pool, &tried, hash, random, self.now)
         };
         let (found, repeated) = match found {
             // A backend that was not tried yet and only has to wait for its turn is worth waiting for.
-            None if !first && pool.turn_due(&tried, self.now).is_none() => {
-                (reserve(&pool, &[], hash, random, self.now), true)
-            }
+            None if !first && pool.turn_due(&tried, self.now).is_none() => (
+                reserve_for_session(&pool, &[], hash, random, self.now),
+                true,
+            ),
             found => (found, false),
         };
         match found {
             Some(reserved) => {
-                self.take_backend(key, reserved.backend, reserved.held);
+                self.take_backend(key, reserved);
                 self.answer(key, Event::Chosen { repeated });
             }
             None => self.answer(key, Event::NoneOpen),
@@ -58,14 +61,17 @@ impl<K: Kernel> Worker<K> {
 
     /// The session now counts on this backend, which is one of this worker's world and stays there as long as anybody
     /// counts on it.
-    fn take_backend(&mut self, key: SessionKey, backend: &BackendShared, held: bool) {
+    fn take_backend(&mut self, key: SessionKey, reserved: Reserved<'_>) {
+        let backend = reserved.backend;
         let Some(tenant) = self.slots.get_mut(key) else {
             return;
         };
         tenant.backend = Some(backend.id);
         tenant.backend_counted = true;
-        tenant.backend_reserved = held;
-        tenant.turn_unused = true;
+        // A warm connection has had its turn when it was opened.
+        tenant.turn_unused = reserved.warm.is_none();
+        tenant.backend_reserved = reserved.held;
+        tenant.warm = reserved.warm;
         tenant.remember_tried(backend.id);
         let counters = backend.of(self.world.worker);
         counters.active.fetch_add(1, Ordering::Relaxed);
@@ -80,6 +86,7 @@ impl<K: Kernel> Worker<K> {
         let (pool, held) = (tenant.pool, std::mem::take(&mut tenant.backend_reserved));
         let counted = std::mem::take(&mut tenant.backend_counted);
         let turn_unused = std::mem::take(&mut tenant.turn_unused);
+        tenant.warm = None;
         let Some(backend) = tenant.backend.filter(|_| counted) else {
             return;
         };
@@ -196,9 +203,10 @@ impl<K: Kernel> Worker<K> {
                 pool: id,
                 backend: Arc::clone(reserved.backend),
                 reserved: reserved.held,
+                warm: reserved.warm,
             };
             if ticket.worker == self.world.worker {
-                self.accept_grant(&grant);
+                self.accept_grant(grant);
             } else {
                 self.post_grant(pool, ticket, grant);
             }
@@ -231,7 +239,7 @@ impl<K: Kernel> Worker<K> {
                 grant.release();
                 self.serve_waiters(grant.pool);
             } else if self.is_usable(&grant) {
-                self.accept_grant(&grant);
+                self.accept_grant(grant);
             } else {
                 grant.release();
                 self.wait_on(grant.session);
@@ -271,9 +279,9 @@ impl<K: Kernel> Worker<K> {
         }
     }
 
-    fn accept_grant(&mut self, grant: &Grant) {
+    fn accept_grant(&mut self, mut grant: Grant) {
         self.leave_waiters(grant.session);
-        self.take_granted(grant);
+        self.take_granted(&mut grant);
         // A grant may come while another session's actions are being carried out; they must not mix.
         let others = std::mem::take(&mut self.actions);
         self.deliver(grant.session, Event::Granted);
@@ -282,7 +290,7 @@ impl<K: Kernel> Worker<K> {
 
     /// The session takes the granted backend; or, if an attempt has failed there before, another one that is open. The
     /// place that is left over then goes to the next: whoever calls this serves the queue on.
-    fn take_granted(&mut self, grant: &Grant) {
+    fn take_granted(&mut self, grant: &mut Grant) {
         let random = self.random();
         let (tried, hash) = match self.slots.get_mut(grant.session) {
             Some(tenant) => (tenant.tried(), tenant.hash),
@@ -291,14 +299,19 @@ impl<K: Kernel> Worker<K> {
         let pool = self.world.pool(grant.pool).cloned();
         if tried.contains(&grant.backend.id)
             && let Some(pool) = pool
-            && let Some(other) = reserve(&pool, &tried, hash, random, self.now)
+            && let Some(other) = reserve_for_session(&pool, &tried, hash, random, self.now)
         {
             grant.release();
-            self.take_backend(grant.session, other.backend, other.held);
+            self.take_backend(grant.session, other);
         } else {
             // A limit may have come while the grant was on its way.
             let held = grant.reserved || adopt(&grant.backend.capacity);
-            self.take_backend(grant.session, &grant.backend, held);
+            let reserved = Reserved {
+                backend: &grant.backend,
+                held,
+                warm: grant.warm.take(),
+            };
+            self.take_backend(grant.session, reserved);
         }
     }
 
@@ -426,12 +439,13 @@ fn adopt(capacity: &Capacity) -> bool {
 }
 
 /// Chooses and reserves. A race for the last place is run again with the next best, as often as there are backends.
-pub(super) fn reserve<'a>(
+fn choose_and_reserve<'a>(
     pool: &'a Pool,
     excluded: &[BackendId],
     hash: u64,
     random: u64,
     now: Nanos,
+    with_warm: bool,
 ) -> Option<Reserved<'a>> {
     for race in 0..=pool.backends.len() as u64 {
         let turn = pool.shared.turn.fetch_add(1, Ordering::Relaxed);
@@ -442,12 +456,16 @@ pub(super) fn reserve<'a>(
         };
         let chosen = pool.choose(excluded, draw, now)?;
         let shared = &pool.backends[chosen].shared;
-        let held = match shared.capacity.reserve() {
-            Reservation::Unneeded => false,
-            Reservation::Held => true,
-            Reservation::Full => continue,
+        let (reservation, warm) = if with_warm {
+            reserve_with_warm(shared, random as usize)
+        } else {
+            (shared.capacity.reserve(), None)
         };
-        if !shared.pace.take(now) {
+        let held = reservation == Reservation::Held;
+        if reservation == Reservation::Full {
+            continue;
+        }
+        if warm.is_none() && !shared.pace.take(now) {
             if held {
                 shared.capacity.release();
             }
@@ -456,9 +474,31 @@ pub(super) fn reserve<'a>(
         return Some(Reserved {
             backend: shared,
             held,
+            warm,
         });
     }
     None
+}
+
+/// For a flow, which has no use for a connection.
+pub(super) fn reserve<'a>(
+    pool: &'a Pool,
+    excluded: &[BackendId],
+    hash: u64,
+    random: u64,
+    now: Nanos,
+) -> Option<Reserved<'a>> {
+    choose_and_reserve(pool, excluded, hash, random, now, false)
+}
+
+fn reserve_for_session<'a>(
+    pool: &'a Pool,
+    excluded: &[BackendId],
+    hash: u64,
+    random: u64,
+    now: Nanos,
+) -> Option<Reserved<'a>> {
+    choose_and_reserve(pool, excluded, hash, random, now, true)
 }
 
 /// The same for one that waits: where its last attempt failed it goes only if there is nobody else to wait for.
@@ -469,9 +509,9 @@ fn reserve_for<'a>(
     now: Nanos,
 ) -> Option<Reserved<'a>> {
     let avoid = ticket.avoid.as_slice();
-    let found = reserve(pool, avoid, ticket.hash, random, now);
+    let found = reserve_for_session(pool, avoid, ticket.hash, random, now);
     if found.is_some() || avoid.is_empty() || pool.turn_due(avoid, now).is_some() {
         return found;
     }
-    reserve(pool, &[], ticket.hash, random, now)
+    reserve_for_session(pool, &[], ticket.hash, random, now)
 }

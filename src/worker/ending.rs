@@ -21,6 +21,7 @@ impl<K: Kernel> Worker<K> {
             counters.ends[end.index()].add(1);
         }
         self.leave_listener(&tenant);
+        self.note_death(&tenant, end);
         if tenant.process_reserved {
             self.process.release();
         }

@@ -19,6 +19,7 @@ mod spin;
 mod start;
 mod street;
 mod tenant;
+mod warm;
 mod world;
 
 pub use crate::uring::Features;

@@ -75,7 +75,10 @@ impl<K: Kernel> Worker<K> {
     /// False if the session is gone: then what the event carried goes back.
     fn step(&mut self, key: SessionKey, event: Event<Parcel>) -> bool {
         let Some(tenant) = self.slots.get_mut(key) else {
-            if let Event::Received(_, parcel) | Event::SentShort(_, parcel) = event {
+            if let Event::Received(_, parcel)
+            | Event::SentShort(_, parcel)
+            | Event::Offered { parcel, .. } = event
+            {
                 self.kernel.release(parcel);
             }
             return false;
@@ -96,11 +99,20 @@ impl<K: Kernel> Worker<K> {
             Action::GiveUp => self.give_up_backend(key),
             Action::Wait => self.join_waiters(key),
             Action::StopWaiting => self.leave_waiters(key),
-            Action::Connect => self.connect(key),
+            Action::Connect { afresh: true } => {
+                self.forget_handout(key);
+                self.connect(key);
+            }
+            Action::Connect { afresh: false } => {
+                if !self.connect_warm(key) {
+                    self.connect(key);
+                }
+            }
             Action::CancelConnect => self.kernel.cancel_connect(key),
             Action::Receive(side) => self.kernel.receive(stream(side)),
             Action::StopReceive(side) => self.kernel.stop_receive(stream(side)),
             Action::Send(side, parcel) => self.kernel.send(stream(side), parcel),
+            Action::Offer { parcel, due } => self.offer(key, parcel, due),
             Action::Hurry => self.hurry = true,
             Action::Stash(side, parcel) => {
                 let (bytes, rest) = self.kernel.stash(stream(side), parcel);
@@ -239,7 +251,13 @@ impl<K: Kernel> Worker<K> {
         self.note_latency(key, took.max(FAILED_ATTEMPT_NS));
     }
 
-    fn note_delivered(&mut self, key: SessionKey, from: Side, bytes: u32, spliced: bool) {
+    pub(super) fn note_delivered(
+        &mut self,
+        key: SessionKey,
+        from: Side,
+        bytes: u32,
+        spliced: bool,
+    ) {
         let bytes = u64::from(bytes);
         let Some(tenant) = self.slots.get_mut(key).filter(|_| bytes > 0) else {
             return;

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use crate::handoff::{SessionRecord, SourcePlace};
+use crate::handoff::{SessionRecord, SourcePlace, WarmProfile, WarmSocket};
 use crate::ids::{BackendId, End, ListenerId, Nanos, PoolId, Side};
 use crate::session::TcpSession;
 
@@ -45,6 +45,10 @@ pub(super) struct Tenant {
     pub(super) backend_reserved: bool,
     /// A turn of the backend's `connect_rate` was taken, and no connect has followed yet.
     pub(super) turn_unused: bool,
+    /// A connection to the backend that came with the choice, until the session connects.
+    pub(super) warm: Option<WarmSocket>,
+    /// The session runs on a warm connection.
+    pub(super) handout: Option<WarmProfile>,
     pub(super) listener_reserved: bool,
     /// Where the session is counted among those of its client's address.
     pub(super) source: Option<SourcePlace>,
@@ -91,6 +95,8 @@ impl Tenant {
             backend_counted: false,
             backend_reserved: false,
             turn_unused: false,
+            warm: None,
+            handout: None,
             listener_reserved: false,
             source: None,
             process_reserved: false,

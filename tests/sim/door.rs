@@ -191,6 +191,18 @@ impl Kernel for FakeKernel {
         self.ask_to_cancel(StreamKey { session, side }, OpKind::Connect);
     }
 
+    fn adopt(&mut self, session: SessionKey, _: OwnedFd) -> bool {
+        self.fail(&format!("{session:?} is given a warm connection"))
+    }
+
+    fn send_now(&mut self, stream: StreamKey, _: &Parcel) -> u32 {
+        self.fail(&format!("{stream:?} is sent to by a plain call"))
+    }
+
+    fn bytes(&self, parcel: &Parcel) -> &[u8] {
+        self.fail(&format!("somebody reads {parcel:?}"))
+    }
+
     fn receive(&mut self, stream: StreamKey) {
         let conn = self.end(stream).conn;
         self.net_mut().conns[conn].unwanted = false;

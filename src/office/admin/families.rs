@@ -6,8 +6,8 @@ use std::sync::atomic::Ordering;
 use std::time::UNIX_EPOCH;
 
 use crate::handoff::{
-    Admin, Backend, BackendCounters, Health, Histogram, HistogramSum, ListenerCounters,
-    PoolCounters, Protocol, Tally, WorkerCounters,
+    Admin, Backend, BackendCounters, Discard, Handout, Health, Histogram, HistogramSum,
+    ListenerCounters, PoolCounters, Protocol, Tally, WorkerCounters,
 };
 use crate::ids::{CheckResult, ConnectFailure, Drop, End, Refusal};
 use crate::office::board::{Board, View};
@@ -354,6 +354,7 @@ pub(super) fn backends(page: &mut Page<'_>, view: &View) -> fmt::Result {
         let rows = all().map(|i| (label(i), sum(i, &|c| pick(c).read())));
         page.counter(name, help, rows)?;
     }
+    warm(page, &backends)?;
     let directions = all().flat_map(|i| ["in", "out"].map(|direction| (i, direction)));
     page.counter(
         "backend_bytes",
@@ -373,6 +374,39 @@ pub(super) fn backends(page: &mut Page<'_>, view: &View) -> fmt::Result {
         failures.map(|(i, why)| {
             let count = sum(i, &|c| c.connect_failures[why.index()].read());
             (with(label(i), "reason", why.word()), count)
+        }),
+    )
+}
+
+fn warm(page: &mut Page<'_>, backends: &[&Backend]) -> fmt::Result {
+    page.gauge(
+        "warm_connections",
+        "Connections that wait for a session now",
+        backends
+            .iter()
+            .map(|it| (backend_label(it), f64::from(it.shared.warm.idle()))),
+    )?;
+    let results = backends
+        .iter()
+        .flat_map(|it| Handout::ALL.iter().map(move |&what| (it, what)));
+    page.counter(
+        "warm_handouts",
+        "Sessions' wishes for a warm connection, by what came of them; replayed and died are hits, too",
+        results.map(|(it, what)| {
+            let shards = it.shared.workers.iter();
+            let count = shards.map(|shard| shard.handouts[what.index()].read());
+            (with(backend_label(it), "result", what.word()), count.sum())
+        }),
+    )?;
+    let reasons = backends
+        .iter()
+        .flat_map(|it| Discard::ALL.iter().map(move |&why| (it, why)));
+    page.counter(
+        "warm_discards",
+        "Warm connections that no session had",
+        reasons.map(|(it, why)| {
+            let count = it.shared.warm.discards[why.index()].read();
+            (with(backend_label(it), "reason", why.word()), count)
         }),
     )
 }

@@ -23,6 +23,9 @@ pub(super) fn begin(run: &mut Run<'_>) -> Verdict<World> {
         run.choices = Choices::default();
         return Ok(world);
     }
+    if run.plan.begin == Begin::Warm {
+        return Ok(world);
+    }
     take_all(&mut world, &[Step::Connected], run)?;
     let keeps_time = run.plan.rules.idle_ns > 0;
     while run.plan.time && !keeps_time && !world.matured {
@@ -30,7 +33,7 @@ pub(super) fn begin(run: &mut Run<'_>) -> Verdict<World> {
     }
     let read = [Step::PeerSends(CLIENT), Step::Received(CLIENT, true)];
     match run.plan.begin {
-        Begin::Accepted | Begin::Relaying => {}
+        Begin::Accepted | Begin::Relaying | Begin::Warm => {}
         Begin::Splicing | Begin::Bulk => {
             for _ in 0..FULL_STREAK {
                 take_all(&mut world, &read, run)?;

@@ -29,7 +29,7 @@ impl World {
             | Action::GiveUp
             | Action::Wait
             | Action::StopWaiting
-            | Action::Connect
+            | Action::Connect { .. }
             | Action::CancelConnect => return self.carry_opening(action, run),
             Action::Receive(side) => self.carry_receive(side)?,
             Action::StopReceive(side) => {
@@ -40,8 +40,10 @@ impl World {
                 self.wire(side).receive = Operation::Stopping;
             }
             Action::Send(side, parcel) => self.carry_send(side, parcel)?,
+            Action::Offer { parcel, due } => return self.carry_offer(parcel, due, run).map(Some),
             Action::Hurry => self.carry_hurry(),
             Action::Stash(side, parcel) => return self.carry_stash(side, parcel, run).map(Some),
+            Action::Release(parcel) if self.is_kept(parcel) => self.kept -= parcel.units,
             Action::Release(parcel) => {
                 self.wire(parcel.from).lost += parcel.units;
             }
@@ -123,7 +125,7 @@ impl World {
                 demand(self.queued, "only who waits stops waiting")?;
                 self.queued = false;
             }
-            Action::Connect => {
+            Action::Connect { afresh } => {
                 demand(self.reserved, "a connect needs a reservation")?;
                 demand(
                     self.connecting == Operation::Off && !self.see(Side::Backend).open,
@@ -133,6 +135,16 @@ impl World {
                     connected: false,
                     ..Wire::new(true)
                 };
+                demand(
+                    *afresh == self.redialled,
+                    "after a warm connection that died only a fresh one will do",
+                )?;
+                self.warm = run.plan.warm && !afresh && run.choices.pick(2) == 0;
+                if self.warm {
+                    self.wire(Side::Backend).connected = true;
+                    self.last_bytes = super::world::NOW;
+                    return Ok(Some(Event::Warm));
+                }
                 if run.choices.pick(2) == 1 {
                     return Ok(Some(Event::ConnectFailed(ConnectFailure::Refused)));
                 }
@@ -190,7 +202,7 @@ impl World {
         Ok(())
     }
 
-    fn may_give_to(&self, side: Side) -> Verdict<()> {
+    pub(super) fn may_give_to(&self, side: Side) -> Verdict<()> {
         let wire = self.see(side);
         demand(
             wire.open && wire.connected,
@@ -425,11 +437,10 @@ impl World {
             side == Side::Client || self.connecting == Operation::Off,
             "no close under a pending connect",
         )?;
+        if wire.connected && !self.session.is_closing() {
+            return self.carry_redial(side);
+        }
         if wire.connected {
-            demand(
-                self.session.is_closing(),
-                "a connected socket is closed by decision only",
-            )?;
             demand(
                 reset != self.whole,
                 "a cut ends by reset, and whole streams do not",

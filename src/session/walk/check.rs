@@ -17,6 +17,7 @@ pub(super) enum Cause {
     NoRoomToWait,
     Connect,
     Ready,
+    ReceiveEnded,
     Tick,
     Other,
 }
@@ -29,6 +30,7 @@ impl Cause {
             Event::Queued(false) => Cause::NoRoomToWait,
             Event::ConnectFailed(_) | Event::ConnectCancelled => Cause::Connect,
             Event::Ready(..) => Cause::Ready,
+            Event::ReceiveEnded(Side::Client, _) => Cause::ReceiveEnded,
             Event::Tick => Cause::Tick,
             _ => Cause::Other,
         }
@@ -78,7 +80,8 @@ impl World {
             End::ClientGone => {
                 let waiting = before.phase == Phase::Waiting;
                 let left = client.arrived == 0 || rules.leave_on_fin;
-                cause == Cause::Ready && (client.is_deaf() || (waiting && client.fin && left))
+                let told = cause == Cause::Ready || cause == Cause::ReceiveEnded;
+                told && (client.is_deaf() || (waiting && client.fin && left))
             }
             End::Idle => cause == Cause::Tick && rules.idle_ns > 0 && silent_ns >= rules.idle_ns,
             End::HalfCloseTimeout => {
@@ -160,6 +163,7 @@ impl World {
             "who waits is in the queue",
         )?;
         self.check_clock()?;
+        self.check_held()?;
         for from in Side::BOTH {
             self.check_belief(from, plan)?;
             self.check_stream(from, &lines[from.index()])?;

@@ -2,7 +2,7 @@
 //! session, no early end, no byte lost, doubled or out of order, nothing leaked, half-close and resets as promised. And
 //! the proof that it would notice: seeded bugs, each of which must make it fail.
 //!
-//! `plan` says what is walked, `begin` from where, `kernel` what may happen, `carry` carries out what the session wants,
+//! `plan` says what is walked, `begin` from where, `kernel` what may happen, `carry` (and `replay`) carries out what the session wants,
 //! `check` judges, `explore` walks, `mutants` lies. Test only. A failing walk prints the shortest story that leads there.
 
 mod begin;
@@ -12,6 +12,7 @@ mod explore;
 mod kernel;
 mod mutants;
 mod plan;
+mod replay;
 mod table;
 mod world;
 

@@ -5,6 +5,7 @@ use crate::ids::{Condition, End, Fault, Interest, Nanos, ReceiveEnd, Side, Sink}
 
 use super::super::event::{Action, Event};
 use super::super::tcp::{Operation, Phase, TcpSession};
+use super::replay::REPLAYS;
 use super::world::{Serial, World};
 
 /// What the session is told instead; nothing, if that is the bug.
@@ -21,7 +22,7 @@ pub(super) struct Mutant {
     slip: Slip,
 }
 
-const fn lie(name: &'static str, plan: &'static str, lie: Lie) -> Mutant {
+pub(super) const fn lie(name: &'static str, plan: &'static str, lie: Lie) -> Mutant {
     Mutant {
         name,
         plan,
@@ -30,7 +31,7 @@ const fn lie(name: &'static str, plan: &'static str, lie: Lie) -> Mutant {
     }
 }
 
-const fn slip(name: &'static str, plan: &'static str, slip: Slip) -> Mutant {
+pub(super) const fn slip(name: &'static str, plan: &'static str, slip: Slip) -> Mutant {
     Mutant {
         name,
         plan,
@@ -581,5 +582,5 @@ const ENDLESS: &[Mutant] = &[
 
 /// All of them.
 pub(super) fn all() -> impl Iterator<Item = &'static Mutant> {
-    [LIES, BYTES, ENDS, ENDLESS].into_iter().flatten()
+    [LIES, BYTES, ENDS, ENDLESS, REPLAYS].into_iter().flatten()
 }

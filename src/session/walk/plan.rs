@@ -55,6 +55,8 @@ pub(super) enum Begin {
     Accepted,
     /// Connected, receiving on both sides.
     Relaying,
+    /// The same, on a warm connection.
+    Warm,
     /// The client has sent enough full parcels for its direction to be spliced.
     Splicing,
     /// The same, and wide enough that its receiver is woken less often.
@@ -82,6 +84,8 @@ pub(super) struct Plan {
     pub(super) kills: bool,
     /// Time passes.
     pub(super) time: bool,
+    /// There may be warm connections.
+    pub(super) warm: bool,
     pub(super) begin: Begin,
 }
 
@@ -116,6 +120,7 @@ const QUIET: Plan = Plan {
     no_pipe: false,
     kills: false,
     time: false,
+    warm: false,
     begin: Begin::Relaying,
 };
 
@@ -274,8 +279,81 @@ const UNIX: Plan = Plan {
     ..QUIET
 };
 
+/// The first bytes on a warm connection, its death, and the way to another.
+const WARM: Plan = Plan {
+    name: "warm",
+    rules: Rules {
+        connect_attempts: 2,
+        connect_budget_ns: millis(200),
+        wait_timeout_ns: millis(200),
+        ..PLAIN_RULES
+    },
+    habits: [sends(2), sends(1).or_resets()],
+    time: true,
+    warm: true,
+    begin: Begin::Warm,
+    ..QUIET
+};
+
 pub(super) const PLANS: &[Plan] = &[
     OPENING,
+    WARM,
+    Plan {
+        name: "warm, clients that reset",
+        habits: [sends(1).or_resets(), sends(1).or_resets()],
+        ..WARM
+    },
+    Plan {
+        name: "warm, kills",
+        habits: [sends(1), sends(0).or_resets()],
+        kills: true,
+        ..WARM
+    },
+    Plan {
+        name: "warm, short of buffers",
+        habits: [sends(1), sends(0)],
+        starves: true,
+        ..WARM
+    },
+    Plan {
+        name: "warm, receives that end",
+        rules: Rules {
+            wait_timeout_ns: 0,
+            ..WARM.rules
+        },
+        habits: [sends(1), sends(0)],
+        halts: true,
+        ..WARM
+    },
+    Plan {
+        name: "warm, short of room",
+        rules: Rules {
+            wait_timeout_ns: 0,
+            ..WARM.rules
+        },
+        habits: [sends(2), sends(0)],
+        stalls: true,
+        no_pipe: true,
+        ..WARM
+    },
+    Plan {
+        name: "warm, full parcels",
+        habits: [
+            sends(4).filling(Fullness::Always),
+            sends(1).filling(Fullness::Never),
+        ],
+        ..WARM
+    },
+    Plan {
+        name: "warm, leaving on an end of stream",
+        rules: Rules {
+            leave_on_fin: true,
+            ..WARM.rules
+        },
+        habits: [sends(1), sends(0)],
+        begin: Begin::Accepted,
+        ..WARM
+    },
     Plan {
         name: "opening, without a queue",
         rules: Rules {

@@ -166,6 +166,11 @@ pub(super) struct World {
     pub(super) session: TcpSession,
     pub(super) parcels: Parcels<Serial>,
     pub(super) wires: [Wire; 2],
+    /// Units of the client that were given to the backend and are held.
+    pub(super) kept: u8,
+    /// The backend's connection is a warm one; there was one before.
+    pub(super) warm: bool,
+    pub(super) redialled: bool,
     pub(super) connecting: Operation,
     pub(super) reserved: bool,
     pub(super) queued: bool,
@@ -197,6 +202,9 @@ impl World {
             session: TcpSession::new(plan.rules, NOW),
             parcels: Parcels::new(LINE_MAX + 4),
             wires: [Wire::new(true), Wire::new(false)],
+            kept: 0,
+            warm: false,
+            redialled: false,
             connecting: Operation::Off,
             reserved: false,
             queued: false,
@@ -254,6 +262,7 @@ impl World {
             &mut session.watch_due,
             &mut session.mature_due,
             &mut session.ask_due,
+            &mut session.hold.until,
             &mut session.wake_at,
             &mut client.guard_at,
             &mut backend.guard_at,
@@ -277,6 +286,8 @@ impl World {
             let line = &mut self.session.pumps[from].line;
             std::iter::from_fn(|| self.parcels.pop_front(line)).collect::<Vec<_>>()
         });
+        let line = &mut self.session.hold.line;
+        let held: Vec<_> = std::iter::from_fn(|| self.parcels.pop_front(line)).collect();
         if self.parcels.waiting() == 0 {
             let mut fresh = Parcels::new(LINE_MAX + 4);
             for from in Side::BOTH {
@@ -285,6 +296,10 @@ impl World {
                 for &parcel in &lines[from.index()] {
                     fresh.push_back(line, parcel);
                 }
+            }
+            self.session.hold.line = Line::EMPTY;
+            for &parcel in &held {
+                fresh.push_back(&mut self.session.hold.line, parcel);
             }
             self.parcels = fresh;
         }
