@@ -136,12 +136,15 @@ impl Office {
         }
         for backend in &change.returned {
             backend.verdict.set_admin(Admin::Ready);
-            backend.rises(self.board.clock.now());
         }
         // Weight 0 drains, too.
         for (pool, shared) in self.world.plan.pools.iter().zip(&self.world.backends) {
             for (backend, shared) in pool.backends.iter().zip(shared) {
-                let had_weight = before.weight_of(shared).is_some_and(|weight| weight > 0);
+                let before = before.weight_of(shared);
+                if before.is_none() {
+                    shared.rises(self.board.clock.now());
+                }
+                let had_weight = before.is_some_and(|weight| weight > 0);
                 if backend.weight == 0 && had_weight {
                     obey(shared, Some(pool.on_drain));
                 }

@@ -420,8 +420,10 @@ impl Entry {
     fn change_health(&self, to: Health, reason: Reason, now: Nanos) -> HealthChange {
         let backend = &self.target.backend;
         let from = backend.verdict.health();
+        // A first verdict is no coming up: at the start all are alike, and a newcomer has risen when it was loaded.
+        let was_known = backend.verdict.checked() != Health::Unknown;
         backend.verdict.set_health(to);
-        if to == Health::Up {
+        if to == Health::Up && was_known {
             backend.rises(now);
         }
         backend.review_tiers(now);
