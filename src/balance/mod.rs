@@ -207,6 +207,8 @@ fn scramble(number: u64) -> u64 {
 }
 
 #[cfg(test)]
+mod cost;
+#[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;

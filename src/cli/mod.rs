@@ -4,7 +4,9 @@
 //! Exit status: 0 fine, 1 failed at run time, 2 bad command line or configuration, 3 cannot start, 4 a wait ran out.
 
 mod check;
+mod client;
 mod demo;
+mod explain;
 mod run;
 mod version;
 
@@ -51,6 +53,8 @@ enum Command {
         #[arg(long)]
         no_load: bool,
     },
+    /// Tell which backend a client would get now, and why
+    Explain(explain::Question),
     /// Print the version and what the kernel offers
     Version,
 }
@@ -89,6 +93,7 @@ pub fn main() -> ExitCode {
         Command::Run { config } => run::run(config),
         Command::Check { config, defaults } => check::check(&config, defaults),
         Command::Demo { seconds, no_load } => demo::demo(seconds, !no_load),
+        Command::Explain(question) => explain::explain(&question),
         Command::Version => version::version(),
     };
     match outcome {

@@ -1,13 +1,11 @@
-//! Reads `[global]` and `[admin]`.
+//! Reads `[global]`.
 
-use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::desk::Desk;
 use super::measure::{Refusal, YEAR, any_text, duration, duration_or_off, whole, word};
-use super::place::http_bind;
-use super::plan::{AccessLog, AdminPlan, GlobalPlan, LogFormat, Spin};
+use super::plan::{AccessLog, GlobalPlan, LogFormat, Spin};
 use super::section::{Section, Value};
 
 /// Each takes two descriptors; the kernel's own limit for a process (fs.nr_open) is 1048576 of them unless it was raised.
@@ -55,16 +53,6 @@ pub(super) fn read_global(desk: &mut Desk<'_>, mut table: Section) -> GlobalPlan
     table.later(desk, "group", any_text, &String::new());
     // Absent, it means "not yet" in this version; written out as "on" it asks for protection that is not there.
     table.read(desk, "sandbox", word(&[("off", Some(())), ("on", None)]));
-    table.finish(desk);
-    plan
-}
-
-pub(super) fn read_admin(desk: &mut Desk<'_>, mut table: Section) -> AdminPlan {
-    let default = Some((Ipv4Addr::LOCALHOST, 9901).into());
-    let plan = AdminPlan {
-        bind: table.read(desk, "bind", http_bind).unwrap_or(default),
-    };
-    table.later(desk, "socket", any_text, &String::new());
     table.finish(desk);
     plan
 }

@@ -4,6 +4,7 @@
 //! It must not bind, resolve, or look at the machine: what it needs to know about that is handed in. The office and the
 //! commands call it; the data plane never sees it.
 
+mod admin;
 pub mod budget;
 mod check_plan;
 mod crossing;
@@ -37,6 +38,7 @@ use crossing::{Drafts, cross};
 use desk::Desk;
 use section::Section;
 
+pub use admin::admin_socket;
 pub use check_plan::{
     CheckKind, CheckPlan, DnsPlan, Expect, HealthPlan, HttpPlan, LoginPlan, Pattern, Said,
     StepPlan, UdpPlan,
@@ -132,7 +134,7 @@ fn read_file(desk: &mut Desk<'_>, mut file: Section) -> Drafts {
     file.finish(desk);
     Drafts {
         global: global::read_global(desk, global),
-        admin: global::read_admin(desk, admin),
+        admin: admin::read_admin(desk, admin),
         listeners: listeners
             .into_iter()
             .map(|table| listener::read_listener(desk, table))

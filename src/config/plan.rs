@@ -69,10 +69,12 @@ pub enum Spin {
     Auto,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AdminPlan {
     /// `None`: no HTTP. Port 0 lets the kernel pick.
     pub bind: Option<SocketAddr>,
+    /// `None`: the usual place, see [`super::admin_socket`].
+    pub socket: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -353,6 +355,9 @@ impl Plan {
         }
         if self.global.max_sessions != next.global.max_sessions {
             keys.push("global.max_sessions");
+        }
+        if self.admin.socket != next.admin.socket {
+            keys.push("admin.socket");
         }
         keys
     }

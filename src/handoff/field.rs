@@ -213,3 +213,7 @@ impl Pool {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "field_tests.rs"]
+mod tests;

@@ -55,6 +55,7 @@ impl Office {
             }
         }
         self.admin = None;
+        self.socket = None;
         self.scribe.stop(SCRIBE_PATIENCE);
         if let Some(prober) = self.board.set_prober(None)
             && !prober.stop()

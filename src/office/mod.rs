@@ -117,6 +117,7 @@ struct Office {
     crew: Crew,
     scribe: Scribe,
     admin: Option<AdminSeat>,
+    socket: Option<admin::socket::SocketServer>,
     signals: Signals,
     orders: Option<mpsc::UnboundedReceiver<Order>>,
     lookups: (

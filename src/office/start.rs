@@ -12,6 +12,7 @@ use crate::handoff::{Capacity, Hatches, Phase, Snapshot, Spin};
 use crate::ids::Clock;
 
 use super::admin;
+use super::admin::socket::{BoundSocket, SocketServer};
 use super::binder::Binder;
 use super::board::{Board, Names, Reloads, View};
 use super::crew::{Crew, Kit, workers_of};
@@ -35,6 +36,7 @@ pub async fn start(setup: Setup) -> Result<Office, Failure> {
     let sessions_max = afford(&setup.plan)?;
     let hatches = Arc::new(Hatches::new(workers).map_err(|error| no_descriptor(&error))?);
     let admin = setup.plan.admin.bind.map(admin::bind).transpose()?;
+    let socket = admin::socket::bind_socket(&setup.plan.admin)?;
     let wanted_admin = setup.plan.admin.bind;
     let mut binder = Binder::new(workers);
     let mut registry = Registry::new(workers);
@@ -50,9 +52,9 @@ pub async fn start(setup: Setup) -> Result<Office, Failure> {
     let nothing = view(empty(), &world, &registry, &Reloads::default());
     let board = Board::new(kit.clock, kit.hatches.clone(), kit.process.clone(), nothing);
     let board = Arc::new(board);
-    let up = bring_up(&kit, &board, admin, log_place(&world.plan));
+    let up = bring_up(&kit, &board, (admin, socket), log_place(&world.plan));
     // Paths of unix sockets must not be left behind.
-    let (crew, scribe, server) = up.inspect_err(|_| binder.release_all())?;
+    let (crew, scribe, server, socket) = up.inspect_err(|_| binder.release_all())?;
     let mut office = Office {
         file: setup.file,
         board,
@@ -65,6 +67,7 @@ pub async fn start(setup: Setup) -> Result<Office, Failure> {
         crew,
         scribe,
         admin: wanted_admin.zip(server),
+        socket,
         signals,
         orders: setup.orders,
         lookups: mpsc::unbounded_channel(),
@@ -106,24 +109,29 @@ async fn settle(
     }
 }
 
-type Up = (Crew, Scribe, Option<admin::Server>);
+type Up = (Crew, Scribe, Option<admin::Server>, Option<SocketServer>);
 
 /// Starts what runs beside the office.
 fn bring_up(
     kit: &Kit,
     board: &Arc<Board>,
-    admin: Option<admin::Bound>,
+    admin: (Option<admin::Bound>, Option<BoundSocket>),
     log: (super::Place, super::Format),
 ) -> Result<Up, Failure> {
     let crew = Crew::start(kit)?;
     checks::start(board, kit.clock)?;
     let scribe = Scribe::start(Arc::clone(board), log.0, log.1)
         .map_err(|error| Failure::CannotStart(format!("no thread for the access log: {error}")))?;
+    let cannot = |error| Failure::CannotStart(format!("admin: {error}"));
     let server = admin
-        .map(|bound| admin::Server::start(bound, Arc::clone(board)))
-        .transpose()
-        .map_err(|error| Failure::CannotStart(format!("admin: {error}")))?;
-    Ok((crew, scribe, server))
+        .0
+        .map(|bound| admin::Server::start(bound, Arc::clone(board)));
+    let server = server.transpose().map_err(cannot)?;
+    let socket = admin
+        .1
+        .map(|bound| SocketServer::start(bound, Arc::clone(board)));
+    let socket = socket.transpose().map_err(cannot)?;
+    Ok((crew, scribe, server, socket))
 }
 
 impl Office {

@@ -101,7 +101,7 @@ fn values_that_are_right_arrive() {
     let plan = fine(&text(
         "workers = 3\npin = \"off\"\nmax_sessions = 5000\naccess_log = \"/var/log/r.log\"\naccess_log_format = \"json\"\n\
          spin = \"50us\"",
-        "bind = \"\"",
+        "bind = \"\"\nsocket = \"/run/r.sock\"",
         "max_connections = 7\nkeepalive = { idle = \"0s\" }\nuser_timeout = \"20s\"\nfreebind = true",
         "algorithm = \"source-hash\"\nhash_key = \"address-port\"\nhash_seed = 9\nsource = [\"127.0.0.2\", \"::1\"]\n\
          wait = { size = 0 }\non_down = \"close\"\non_drain = \"close over 10s\"\nhealth = { kind = \"none\" }\n\
@@ -123,6 +123,7 @@ fn values_that_are_right_arrive() {
     );
     assert_eq!(plan.global.spin, Spin::Fixed(Duration::from_micros(50)));
     assert_eq!(plan.admin.bind, None);
+    assert_eq!(plan.admin.socket, Some(PathBuf::from("/run/r.sock")));
     let listener = &plan.listeners[0];
     assert_eq!(
         (
@@ -382,6 +383,8 @@ fn a_change_of_what_is_fixed_is_named() {
         before.fixed_changes(&after),
         ["global.workers", "global.max_sessions"]
     );
+    let after = fine(&with(Part::Admin, "socket = \"/run/r.sock\""));
+    assert_eq!(before.fixed_changes(&after), ["admin.socket"]);
     assert!(before.fixed_changes(&before).is_empty());
 }
 
@@ -407,6 +410,7 @@ fn the_example_is_valid_and_shows_the_defaults() {
         "access_log_format",
         "spin",
         "bind",
+        "socket",
         "protocol",
         "pool",
         "freebind",

@@ -95,6 +95,9 @@ impl Setup {
         fs::write(self.config(), self.text()).expect("write the configuration");
         let mut command = Command::new(PROGRAM);
         command.arg("run").arg("-c").arg(self.config());
+        // Not the place of an instance that this machine serves with.
+        command.env_remove("RUNTIME_DIRECTORY");
+        command.env_remove("XDG_RUNTIME_DIR");
         command.envs(self.environment.iter().map(|(key, value)| (key, value)));
         command.current_dir(self.folder());
         command.stdin(Stdio::null());

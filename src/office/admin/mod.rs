@@ -1,11 +1,13 @@
-//! The admin server: HTTP/1.1 on `[admin] bind`, answers read from the board. It changes nothing.
+//! The admin server: HTTP/1.1 on `[admin] bind` and on the admin socket, answers read from the board. It changes nothing.
 //!
 //! Clients here are not trusted either: few connections, small heads, a deadline for each. One that is over the limit is
 //! closed at once.
 
+mod explain;
 mod families;
 pub mod metrics;
 pub mod readiness;
+pub mod socket;
 pub mod status;
 #[cfg(test)]
 pub(super) mod tests;
@@ -22,7 +24,8 @@ use hyper::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
@@ -89,19 +92,29 @@ impl Server {
     /// # Errors
     /// The kernel's, when the socket cannot be watched.
     pub fn start(bound: Bound, board: Arc<Board>) -> io::Result<Server> {
-        let listener = TcpListener::from_std(bound.socket)?;
+        let listener = Arc::new(TcpListener::from_std(bound.socket)?);
+        let next = move || {
+            let listener = Arc::clone(&listener);
+            async move { listener.accept().await.map(|(stream, _)| stream) }
+        };
         Ok(Server {
             address: bound.address,
-            accepting: tokio::spawn(accept(listener, board)),
+            accepting: tokio::spawn(accept(next, board)),
         })
     }
 }
 
-async fn accept(listener: TcpListener, board: Arc<Board>) {
+/// Serves each stream that `next` gives, as many at a time as there are places.
+async fn accept<S, F, A>(next: F, board: Arc<Board>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    F: Fn() -> A,
+    A: Future<Output = io::Result<S>>,
+{
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
-        match listener.accept().await {
-            Ok((stream, _)) => {
+        match next().await {
+            Ok(stream) => {
                 let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
                     continue;
                 };
@@ -120,7 +133,10 @@ async fn accept(listener: TcpListener, board: Arc<Board>) {
     }
 }
 
-async fn serve(stream: TcpStream, board: Arc<Board>) {
+async fn serve<S>(stream: S, board: Arc<Board>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let service = service_fn(move |request: Request<hyper::body::Incoming>| {
         let answer = answer(&board, request.method(), &request);
         async move { Ok::<_, Infallible>(answer) }
@@ -138,7 +154,14 @@ async fn serve(stream: TcpStream, board: Arc<Board>) {
 
 fn answer<B>(board: &Arc<Board>, method: &Method, request: &Request<B>) -> Response<Full<Bytes>> {
     let path = request.uri().path();
-    let known = ["/healthz", "/readyz", "/metrics", "/v1/status"].contains(&path);
+    const KNOWN: [&str; 5] = [
+        "/healthz",
+        "/readyz",
+        "/metrics",
+        "/v1/status",
+        "/v1/explain",
+    ];
+    let known = KNOWN.contains(&path);
     if !known {
         return problem(StatusCode::NOT_FOUND, "there is nothing at this path");
     }
@@ -159,6 +182,10 @@ fn answer<B>(board: &Arc<Board>, method: &Method, request: &Request<B>) -> Respo
             json(status, &readiness.to_json())
         }
         "/v1/status" => json(StatusCode::OK, &status::of(board)),
+        "/v1/explain" => match explain::of(board, request.uri().query()) {
+            Ok(value) => json(StatusCode::OK, &value),
+            Err((status, sentence)) => problem(status, &sentence),
+        },
         _ => {
             let accept = request.headers().get(ACCEPT);
             let open = accept

@@ -196,14 +196,15 @@ fn pool(view: &View, checks: &Checks, pool: &Pool) -> Value {
         "algorithm": view.algorithm(pool.shared.id),
         "waiting": pool.waiters.live(),
         "wait_size": pool.waiters.size(),
-        "serving_tiers": tiers(serving & pool.tiers),
+        "serving_tiers": tier_list(serving & pool.tiers),
         "ignoring_health": ignoring_health != 0,
         "retries": retries.sum::<u64>(),
         "backends": backends,
     })
 }
 
-fn tiers(mask: u16) -> Vec<usize> {
+/// Bit n stands for tier n.
+pub(super) fn tier_list(mask: u16) -> Vec<usize> {
     let is_in = |tier: &usize| mask >> tier & 1 == 1;
     (0..TIERS_MAX).filter(is_in).collect()
 }

@@ -1,0 +1,105 @@
+//! The commands' way to a running instance: one request over its admin socket. It prints nothing and decides nothing.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty};
+use hyper::header::HOST;
+use hyper::{Method, Request};
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+
+use super::Ending;
+use crate::config;
+
+/// A running instance answers within milliseconds; one that is stopped or stuck must not keep the command for ever.
+const PATIENCE: Duration = Duration::from_secs(10);
+const ANSWER_BYTES_MAX: usize = 64 << 20;
+const USUAL_FILE: &str = "config.toml";
+
+/// Where an instance is to be found; for commands that speak to one.
+#[derive(Debug, clap::Args)]
+pub(super) struct Instance {
+    /// The admin socket of the instance; default: the configuration file's
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// The configuration file that names the socket [default: config.toml, if there is one]
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+/// What an instance answered.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub status: u16,
+    pub body: Bytes,
+}
+
+impl Instance {
+    /// Asks for `path`, query included.
+    pub fn get(&self, path: &str) -> Result<Answer, Ending> {
+        let socket = self.find()?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| failed(format!("no runtime: {error}")))?;
+        let asked = runtime.block_on(async {
+            tokio::time::timeout(PATIENCE, ask(&socket, Method::GET, path)).await
+        });
+        let shown = socket.display();
+        match asked {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(sentence)) => Err(failed(format!(
+                "no ringway answers at {shown}: {sentence}: is it running? --socket names another place"
+            ))),
+            Err(_) => Err(failed(format!("no answer from {shown} within 10 s"))),
+        }
+    }
+
+    fn find(&self) -> Result<PathBuf, Ending> {
+        if let Some(socket) = &self.socket {
+            return Ok(socket.clone());
+        }
+        let usual = Path::new(USUAL_FILE);
+        let file = self.config.as_deref();
+        let file = file.or_else(|| usual.exists().then_some(usual));
+        let plan = file.map(config::load).transpose()?;
+        let plan = plan.map(|plan| plan.admin).unwrap_or_default();
+        let environment = |name: &str| std::env::var(name).ok();
+        config::admin_socket(&plan, &environment).ok_or_else(|| Ending {
+            status: 2,
+            sentence: "which instance? give --socket PATH, or -c FILE with admin.socket in it"
+                .to_owned(),
+        })
+    }
+}
+
+fn failed(sentence: String) -> Ending {
+    Ending {
+        status: 1,
+        sentence,
+    }
+}
+
+async fn ask(socket: &Path, method: Method, path: &str) -> Result<Answer, String> {
+    let said = |error: hyper::Error| error.to_string();
+    let stream = UnixStream::connect(socket).await;
+    let stream = stream.map_err(|error| error.to_string())?;
+    let shaken = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
+    let (mut sender, connection) = shaken.map_err(said)?;
+    let carrying = tokio::spawn(connection);
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header(HOST, "localhost")
+        .body(Empty::<Bytes>::new())
+        .map_err(|error| error.to_string())?;
+    let response = sender.send_request(request).await.map_err(said)?;
+    let status = response.status().as_u16();
+    let limited = http_body_util::Limited::new(response.into_body(), ANSWER_BYTES_MAX);
+    let body = limited.collect().await;
+    let body = body.map_err(|error| error.to_string())?.to_bytes();
+    carrying.abort();
+    Ok(Answer { status, body })
+}

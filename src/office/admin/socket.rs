@@ -1,0 +1,145 @@
+//! The admin server's unix socket: the same answers for those who may open the file, mode 0660. Its place is fixed for the
+//! life of the process.
+//!
+//! A file that a dead process left is replaced; one that somebody answers at is not touched.
+
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
+use std::os::unix::net::{UnixListener as Listening, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use socket2::{Domain, SockAddr, Socket, Type};
+use tokio::net::UnixListener;
+use tokio::task::JoinHandle;
+
+use crate::config::{self, AdminPlan};
+use crate::office::board::Board;
+use crate::office::failure::Failure;
+
+/// Few ever ask at once.
+const BACKLOG: i32 = 64;
+
+/// A bound socket that nobody answers yet.
+#[derive(Debug)]
+pub struct BoundSocket {
+    socket: Listening,
+    file: File,
+}
+
+/// The socket's file, removed with its owner.
+#[derive(Debug)]
+struct File(PathBuf);
+
+impl Drop for File {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_file(&self.0)
+            && error.kind() != ErrorKind::NotFound
+        {
+            log::warn!("{} cannot be removed: {error}", self.0.display());
+        }
+    }
+}
+
+/// Binds the socket that the plan asks for, or the one that is usual here, if it can be had: that it cannot is then worth a
+/// line, not a refusal to serve.
+///
+/// # Errors
+/// The plan names a path, and it cannot be bound.
+pub fn bind_socket(plan: &AdminPlan) -> Result<Option<BoundSocket>, Failure> {
+    let environment = |name: &str| std::env::var(name).ok();
+    let Some(path) = config::admin_socket(plan, &environment) else {
+        log::info!("admin socket off: neither RUNTIME_DIRECTORY nor XDG_RUNTIME_DIR is set");
+        return Ok(None);
+    };
+    match (bind(&path), &plan.socket) {
+        (Ok(bound), _) => {
+            log::info!("admin socket {}", path.display());
+            Ok(Some(bound))
+        }
+        (Err(sentence), None) => {
+            log::warn!("admin socket off: {sentence}");
+            Ok(None)
+        }
+        (Err(sentence), Some(_)) => Err(Failure::CannotStart(format!(
+            "admin cannot bind unix:{sentence}"
+        ))),
+    }
+}
+
+fn bind(path: &Path) -> Result<BoundSocket, String> {
+    let shown = path.display();
+    let said = |error: io::Error| format!("{shown}: {error}");
+    if let Some(folder) = path.parent() {
+        let made = std::fs::DirBuilder::new().mode(0o700).create(folder);
+        if let Err(error) = made.or_else(|error| match error.kind() {
+            ErrorKind::AlreadyExists => Ok(()),
+            _ => Err(error),
+        }) {
+            return Err(format!("{}: {error}", folder.display()));
+        }
+    }
+    remove_left_over(path)?;
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(said)?;
+    let address = SockAddr::unix(path).map_err(said)?;
+    socket.bind(&address).map_err(said)?;
+    let file = File(path.to_owned());
+    // Before anybody can connect.
+    std::fs::set_permissions(path, PermissionsExt::from_mode(0o660)).map_err(said)?;
+    socket.listen(BACKLOG).map_err(said)?;
+    socket.set_nonblocking(true).map_err(said)?;
+    Ok(BoundSocket {
+        socket: socket.into(),
+        file,
+    })
+}
+
+fn remove_left_over(path: &Path) -> Result<(), String> {
+    let Ok(found) = std::fs::symlink_metadata(path) else {
+        return Ok(());
+    };
+    let shown = path.display();
+    if !found.file_type().is_socket() {
+        return Err(format!("{shown}: there is a file that is no socket"));
+    }
+    match UnixStream::connect(path) {
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
+            let removed = std::fs::remove_file(path);
+            removed.map_err(|error| format!("{shown}: a left-over cannot be removed: {error}"))
+        }
+        _ => Err(format!(
+            "{shown}: another process answers there: stop it, or name another socket"
+        )),
+    }
+}
+
+/// The running server of the socket.
+#[derive(Debug)]
+pub struct SocketServer {
+    accepting: JoinHandle<()>,
+    _file: File,
+}
+
+impl Drop for SocketServer {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+impl SocketServer {
+    /// Must be called inside the runtime.
+    ///
+    /// # Errors
+    /// The kernel's, when the socket cannot be watched.
+    pub fn start(bound: BoundSocket, board: Arc<Board>) -> io::Result<SocketServer> {
+        let listener = Arc::new(UnixListener::from_std(bound.socket)?);
+        let next = move || {
+            let listener = Arc::clone(&listener);
+            async move { listener.accept().await.map(|(stream, _)| stream) }
+        };
+        Ok(SocketServer {
+            accepting: tokio::spawn(super::accept(next, board)),
+            _file: bound.file,
+        })
+    }
+}
