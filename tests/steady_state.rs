@@ -6,7 +6,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -20,6 +20,7 @@ use ringway::handoff::{
     WaitRules, Waiters,
 };
 use ringway::ids::{Address, BackendId, Clock, ListenerId, PoolId, SocketId, WorkerId};
+use ringway::sys::datagram;
 use ringway::uring::{self, Features};
 use ringway::worker;
 
@@ -96,8 +97,22 @@ fn echo_server() -> SocketAddr {
     address
 }
 
+/// Echoes each datagram.
+fn echo_datagrams() -> SocketAddr {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = socket.local_addr().unwrap();
+    thread::spawn(move || {
+        let mut buffer = vec![0; 65_536];
+        while let Ok((bytes, from)) = socket.recv_from(&mut buffer) {
+            let _ = socket.send_to(&buffer[..bytes], from);
+        }
+    });
+    address
+}
+
 struct Balancer {
     address: SocketAddr,
+    datagrams: SocketAddr,
     hatches: Arc<Hatches>,
     backend: Arc<BackendShared>,
     clock: Clock,
@@ -107,22 +122,22 @@ struct Balancer {
 fn snapshot(
     generation: u64,
     phase: Phase,
-    listener: Option<Arc<Listener>>,
-    pool: &Arc<Pool>,
+    listeners: Vec<Arc<Listener>>,
+    pools: &[&Arc<Pool>],
 ) -> Arc<Snapshot> {
     Arc::new(Snapshot {
         generation,
         phase,
-        listeners: listener.into_iter().collect(),
-        pools: vec![Arc::clone(pool)],
+        listeners,
+        pools: pools.iter().copied().map(Arc::clone).collect(),
         spin: Spin::Off,
         journal: true,
     })
 }
 
-fn pool_of(backend: &Arc<BackendShared>, target: SocketAddr) -> Arc<Pool> {
+fn pool_of(id: PoolId, backend: &Arc<BackendShared>, target: SocketAddr) -> Arc<Pool> {
     Arc::new(Pool {
-        shared: Arc::new(PoolShared::new(PoolId(0), "p", 1)),
+        shared: Arc::new(PoolShared::new(id, "p", 1)),
         chooser: Chooser::new(Algorithm::LeastConnections, &[100], &["b"]),
         hash_seed: 0,
         hash_port: false,
@@ -173,7 +188,7 @@ impl Balancer {
         bound.set_nonblocking(true).unwrap();
         let address = bound.local_addr().unwrap();
         let backend = Arc::new(BackendShared::new(BackendId(0), "p", "b", true, 1));
-        let pool = pool_of(&backend, echo_server());
+        let pool = pool_of(PoolId(0), &backend, echo_server());
         let socket = ListenSocket {
             id: SocketId(0),
             address: Address::Inet(address),
@@ -188,9 +203,18 @@ impl Balancer {
             wants_address: true,
             access: None,
         });
-        hatches.post(&snapshot(1, Phase::Serving, Some(listener), &pool));
+        let (of_datagrams, datagrams) = datagram_listener();
+        let echo = Arc::new(BackendShared::new(BackendId(1), "q", "c", true, 1));
+        let second = pool_of(PoolId(1), &echo, echo_datagrams());
+        hatches.post(&snapshot(
+            1,
+            Phase::Serving,
+            vec![listener, of_datagrams],
+            &[&pool, &second],
+        ));
         Balancer {
             address,
+            datagrams,
             hatches,
             backend,
             clock,
@@ -205,8 +229,8 @@ impl Balancer {
             close_from: now,
             close_until: now,
         };
-        let pool = pool_of(&self.backend, self.address);
-        self.hatches.post(&snapshot(2, phase, None, &pool));
+        let pool = pool_of(PoolId(0), &self.backend, self.address);
+        self.hatches.post(&snapshot(2, phase, Vec::new(), &[&pool]));
         let deadline = Instant::now() + Duration::from_secs(10);
         while self.hatches.workers[0].counters.stopped.read() == 0 {
             assert!(Instant::now() < deadline, "the worker did not stop");
@@ -214,6 +238,28 @@ impl Balancer {
         }
         self.thread.join().unwrap();
     }
+}
+
+fn datagram_listener() -> (Arc<Listener>, SocketAddr) {
+    let any = "127.0.0.1:0".parse().unwrap();
+    let descriptors = datagram::listen_udp(any, 1, false).unwrap();
+    let bound = UdpSocket::from(descriptors[0].try_clone().unwrap());
+    let address = bound.local_addr().unwrap();
+    let socket = ListenSocket {
+        id: SocketId(1),
+        address: Address::Inet(address),
+        descriptors,
+        unlink: None,
+    };
+    let listener = Listener {
+        shared: Arc::new(ListenerShared::new(ListenerId(1), "d", 1)),
+        pool: PoolId(1),
+        protocol: Protocol::Udp,
+        sockets: vec![Arc::new(socket)],
+        wants_address: true,
+        access: None,
+    };
+    (Arc::new(listener), address)
 }
 
 fn connect(address: SocketAddr) -> TcpStream {
@@ -255,13 +301,47 @@ fn traffic(address: SocketAddr) {
     }
 }
 
+/// Old flows and new ones, single datagrams and bursts of equal ones.
+fn datagrams(address: SocketAddr) {
+    let client = || {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.connect(address).unwrap();
+        socket
+            .set_read_timeout(Some(Duration::from_secs(10)))
+            .unwrap();
+        socket
+    };
+    let mut buffer = [0; 2_048];
+    let kept: Vec<UdpSocket> = (0..8).map(|_| client()).collect();
+    for round in 0..10_u8 {
+        let new = client();
+        for socket in kept.iter().chain([&new]) {
+            for n in 0..20 {
+                socket.send(&[round; 900][..880 + n]).unwrap();
+            }
+            for n in 0..20 {
+                assert_eq!(socket.recv(&mut buffer).unwrap(), 880 + n);
+            }
+            for _ in 0..20 {
+                socket.send(&[round; 900]).unwrap();
+            }
+            for _ in 0..20 {
+                assert_eq!(socket.recv(&mut buffer).unwrap(), 900);
+            }
+        }
+    }
+}
+
 #[test]
 fn a_warm_worker_allocates_nothing() {
     let balancer = Balancer::start(uring::probe().unwrap());
-    traffic(balancer.address);
-    traffic(balancer.address);
+    for _ in 0..2 {
+        traffic(balancer.address);
+        datagrams(balancer.datagrams);
+    }
     COUNTING.store(true, Ordering::SeqCst);
     traffic(balancer.address);
+    datagrams(balancer.datagrams);
     COUNTING.store(false, Ordering::SeqCst);
     let spliced = balancer.backend.workers[0].spliced_bytes.read();
     assert!(

@@ -85,6 +85,7 @@ impl Ring {
             datagrams: ManuallyDrop::new(Box::new(DatagramSide::new(
                 of_datagrams,
                 Outbox::new(DATAGRAM_BUFFERS),
+                size.slots_max,
             ))),
             streams: ManuallyDrop::new(Streams::new(size.slots_max)),
             doorbell_cell: ManuallyDrop::new(Box::new(0)),

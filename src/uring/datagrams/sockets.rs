@@ -51,13 +51,14 @@ pub(in crate::uring) struct DatagramSide {
 }
 
 impl DatagramSide {
-    pub(in crate::uring) fn new(buffers: Buffers, outbox: Outbox) -> DatagramSide {
+    /// Room for `flows_max` flows is reserved now and touched as it is used.
+    pub(in crate::uring) fn new(buffers: Buffers, outbox: Outbox, flows_max: u32) -> DatagramSide {
         DatagramSide {
             buffers,
             outbox,
             layout: Box::new(inbound::layout()),
             listeners: Vec::new(),
-            flows: Vec::new(),
+            flows: Vec::with_capacity(flows_max as usize),
             rearm: Vec::with_capacity(64),
             failed: Vec::new(),
         }
