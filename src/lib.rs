@@ -13,17 +13,18 @@
 //! | [`ids`] | the vocabulary: sides, ids, addresses, time, why things end | – |
 //! | [`config`] | front desk: text → validated [`config::Plan`]; budget and worst-case sums | ids |
 //! | [`balance`] | map room: which backend a session gets; pure | ids |
-//! | [`wire`] | formats of protocols: pure codecs | ids |
+//! | [`wire`] | formats of other people's protocols: PROXY headers, ClientHellos, PostgreSQL packets; pure codecs | ids |
 //! | [`session`] | study: what a session does next; pure, no descriptor, no errno | ids, wire |
 //! | [`sys`] | tool shed: small system calls that are not io_uring; `unsafe` allowed | ids |
 //! | [`uring`] | boiler room: the ring and all memory that the kernel may touch; `unsafe` allowed | ids, sys |
 //! | [`handoff`] | the hatch between the planes: snapshot, counters, capacity, verdicts, queues | ids, balance, sys |
-//! | [`worker`] | engine room: one thread per core; carries between boiler room and study | ids, handoff, balance, session, uring, sys |
+//! | [`worker`] | engine room: one thread per core; carries between boiler room and study | ids, wire, handoff, balance, session, uring, sys |
 //! | [`prober`] | its own thread: health checks | ids, wire, handoff, sys |
 //! | [`office`] | its own thread: snapshots, reload, admin API; and the scribe, the thread that writes logs | ids, config, balance, handoff, sys, worker and prober (their door) |
 //! | [`cli`] | commands | ids, config, office |
 //!
-//! This file and `main.rs` name cli, config and office. `tests/tidy.rs` holds all of it: a wall that is not tested is a drawing.
+//! This file and `main.rs` name cli, config and office. `tests/tidy.rs` holds all of it: a wall that is not tested is a
+//! drawing.
 //!
 //! # What is always true
 //!

@@ -25,7 +25,9 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("handoff", &["ids", "balance", "sys"]),
     (
         "worker",
-        &["ids", "handoff", "balance", "session", "uring", "sys"],
+        &[
+            "ids", "wire", "handoff", "balance", "session", "uring", "sys",
+        ],
     ),
     ("prober", &["ids", "wire", "handoff", "sys"]),
     (

@@ -1,7 +1,15 @@
-//! Formats of protocols: pure codecs between bytes and meaning. They know no socket, clock or configuration, take whatever
-//! comes, and never panic; whoever calls them holds the bytes. Sessions and checks are their callers.
+//! Formats of other people's protocols, as pure codecs: bytes in, words out, and back. What is read here comes from
+//! clients and servers that may lie, so every reader takes a beginning for a beginning, is bounded, and total: no input
+//! panics. Each has a fuzz target in `fuzz/`.
+//!
+//! They know no socket, clock or configuration; whoever calls them holds the bytes. The worker reads prefaces with them
+//! and announces clients to backends; checks speak to servers with them.
 
+pub mod client_hello;
+mod crc32c;
 pub mod dns;
 pub mod expect;
 pub mod http;
+pub mod postgres;
+pub mod proxy;
 pub mod redis;
