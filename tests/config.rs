@@ -1,7 +1,7 @@
 //! The contract of the configuration: exact messages for what is wrong, the defaults of the specification, and an example
 //! that runs. Only public functions are used.
 
-use ringway::config::{Plan, load, parse};
+use ringway::config::{AcceptProxy, Plan, RoutePlan, load, parse};
 
 #[path = "config/properties.rs"]
 mod properties;
@@ -116,6 +116,51 @@ fn a_profile_decides_the_age_of_warm_connections() {
     assert_eq!((plan.size, plan.max_age.as_secs()), (16, 3));
     let plan = warm("size = 1, profile = \"postgres\", max_age = \"200ms\"");
     assert_eq!(plan.max_age.as_millis(), 200);
+}
+
+#[test]
+fn who_may_announce_clients_is_said_beyond_loopback() {
+    let text = with(Part::Listener, "accept_proxy = true");
+    assert_eq!(
+        fine(&text).listeners[0].accept_proxy,
+        AcceptProxy::Everybody
+    );
+    for open in ["0.0.0.0:1", "[::]:1", "10.0.0.1:1"] {
+        let text = text.replace("127.0.0.1:7000", open);
+        let line = "9: listener.accept_proxy: found true, but line 7 listens beyond loopback; allowed: with \
+                    accept_proxy_from, the networks of those who send the header";
+        assert!(said(&text).ends_with(line), "{}", said(&text));
+        let from = "accept_proxy = true\naccept_proxy_from = [\"10.0.0.0/8\", \"192.0.2.1\"]";
+        let plan = fine(&text.replace("accept_proxy = true", from));
+        let networks = vec![
+            "10.0.0.0/8".parse().unwrap(),
+            "192.0.2.1/32".parse().unwrap(),
+        ];
+        assert_eq!(plan.listeners[0].accept_proxy, AcceptProxy::From(networks));
+    }
+}
+
+#[test]
+fn routes_lead_to_pools_and_bring_them_their_ports() {
+    let second = "[[pool]]\nname = \"q\"\n[[pool.backend]]\naddress = \"127.0.0.1:+3\"\n";
+    let routes =
+        "route = [{ sni = \"One.Test\", pool = \"q\" }, { sni = \"*.test\", pool = \"p\" }]";
+    let plan = fine(&(with(Part::Listener, routes) + second));
+    let route = |sni: &str, pool| RoutePlan {
+        sni: sni.to_owned(),
+        pool,
+    };
+    assert_eq!(
+        plan.listeners[0].routes,
+        [route("one.test", 1), route("*.test", 0)]
+    );
+    assert_eq!(plan.check_port(1, 0), Some(7003));
+    let over = with(Part::Listener, routes).replace("127.0.0.1:7000", "127.0.0.1:65534") + second;
+    assert!(
+        said(&over).contains("allowed: an offset from 0 to 1"),
+        "{}",
+        said(&over)
+    );
 }
 
 #[test]

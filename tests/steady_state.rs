@@ -165,6 +165,8 @@ fn pool_of(id: PoolId, backend: &Arc<BackendShared>, target: SocketAddr) -> Arc<
             user_timeout_ms: 0,
         },
         breaker: None,
+        send_proxy: None,
+        cancel: false,
     })
 }
 
@@ -202,6 +204,7 @@ impl Balancer {
             sockets: vec![Arc::new(socket)],
             wants_address: true,
             access: None,
+            preface: Arc::default(),
         });
         let (of_datagrams, datagrams) = datagram_listener();
         let echo = Arc::new(BackendShared::new(BackendId(1), "q", "c", true, 1));

@@ -14,7 +14,8 @@ use super::desk::{Desk, Located};
 use super::listener::ListenerDraft;
 use super::place::Bind;
 use super::plan::{
-    AdminPlan, BackendAddress, BackendPlan, GlobalPlan, ListenerPlan, Plan, PoolPlan, Protocol,
+    AcceptProxy, AdminPlan, BackendAddress, BackendPlan, GlobalPlan, ListenerPlan, Plan, PoolPlan,
+    Protocol, RoutePlan,
 };
 use super::pool::PoolDraft;
 
@@ -39,17 +40,17 @@ pub(super) fn cross(desk: &mut Desk<'_>, drafts: Drafts) -> Plan {
     check_names(desk, &listeners, &pools);
     let few_enough = check_counts(desk, &listeners, &pools);
     check_binds(desk, &admin, &listeners);
-    let pool_of = resolve_pools(desk, &listeners, &pools);
-    refuse_unix_backends_of_udp(desk, &listeners, &pool_of, &pools);
-    check_listener_ports(desk, &listeners, &pool_of, &pools);
+    let reached = resolve_pools(desk, &listeners, &pools);
+    refuse_unix_backends_of_udp(desk, &listeners, &reached, &pools);
+    check_listener_ports(desk, &listeners, &reached, &pools);
     check_unix_checks(desk, &pools);
-    check_by_datagrams(&listeners, &pool_of, &mut pools);
-    let listeners = listeners.into_iter().zip(pool_of);
+    check_by_datagrams(&listeners, &reached, &mut pools);
+    let listeners = listeners.into_iter().zip(reached);
     Plan {
         global,
         admin,
         listeners: listeners
-            .map(|(draft, pool)| finish_listener(draft, pool.unwrap_or(0), few_enough))
+            .map(|(draft, reached)| finish_listener(draft, &reached, few_enough))
             .collect(),
         pools: pools.into_iter().map(finish_pool).collect(),
     }
@@ -58,11 +59,12 @@ pub(super) fn cross(desk: &mut Desk<'_>, drafts: Drafts) -> Plan {
 fn refuse_unix_backends_of_udp(
     desk: &mut Desk<'_>,
     listeners: &[ListenerDraft],
-    pool_of: &[Option<usize>],
+    reached: &[Reached],
     pools: &[PoolDraft],
 ) {
-    for (listener, pool) in listeners.iter().zip(pool_of) {
-        let (Some(pool), Some(named)) = (pool.and_then(|pool| pools.get(pool)), &listener.pool)
+    for (listener, reached) in listeners.iter().zip(reached) {
+        let (Some(pool), Some(named)) =
+            (reached.own.and_then(|pool| pools.get(pool)), &listener.pool)
         else {
             continue;
         };
@@ -78,18 +80,19 @@ fn refuse_unix_backends_of_udp(
             );
             desk.fault(named.at, "listener.pool", sentence);
         }
+        let looks = listener.plan.accept_proxy != AcceptProxy::Off || !listener.routes.is_empty();
+        if listener.plan.protocol == Protocol::Udp && (looks || pool.plan.send_proxy.is_some()) {
+            let sentence = "PROXY headers and routes are not supported with protocol = \"udp\" by this version yet";
+            desk.fault(named.at, "listener.protocol", sentence);
+        }
     }
 }
 
 /// Where nothing is said of checks and only datagrams come, it is datagrams that check.
-fn check_by_datagrams(
-    listeners: &[ListenerDraft],
-    pool_of: &[Option<usize>],
-    pools: &mut [PoolDraft],
-) {
+fn check_by_datagrams(listeners: &[ListenerDraft], reached: &[Reached], pools: &mut [PoolDraft]) {
     for (place, pool) in pools.iter_mut().enumerate() {
-        let users = listeners.iter().zip(pool_of);
-        let mut users = users.filter(|(_, pool)| **pool == Some(place)).peekable();
+        let users = listeners.iter().zip(reached);
+        let mut users = users.filter(|(_, reached)| reached.has(place)).peekable();
         let only_datagrams = users.peek().is_some()
             && users.all(|(listener, _)| listener.plan.protocol == Protocol::Udp);
         if only_datagrams
@@ -104,12 +107,18 @@ fn check_by_datagrams(
     }
 }
 
-fn finish_listener(draft: ListenerDraft, pool: usize, few_enough: bool) -> ListenerPlan {
+fn finish_listener(draft: ListenerDraft, reached: &Reached, few_enough: bool) -> ListenerPlan {
     let binds = draft.binds.iter().filter(|_| few_enough);
+    let routes = draft.routes.into_iter().zip(&reached.routes);
+    let routes = routes.map(|(route, pool)| RoutePlan {
+        sni: route.sni,
+        pool: pool.unwrap_or(0),
+    });
     ListenerPlan {
         name: draft.name.map(|name| name.value).unwrap_or_default(),
         binds: binds.flat_map(|bind| bind.value.addresses()).collect(),
-        pool,
+        pool: reached.own.unwrap_or(0),
+        routes: routes.collect(),
         ..draft.plan
     }
 }
@@ -281,12 +290,24 @@ fn check_against_admin(
     }
 }
 
-/// Each listener's pool by index.
+/// The pools that a listener's sessions may go to, by index; `None` is a fault that has been noted.
+struct Reached {
+    own: Option<usize>,
+    routes: Vec<Option<usize>>,
+}
+
+impl Reached {
+    fn has(&self, pool: usize) -> bool {
+        self.own == Some(pool) || self.routes.contains(&Some(pool))
+    }
+}
+
+/// Each listener's pools.
 fn resolve_pools(
     desk: &mut Desk<'_>,
     listeners: &[ListenerDraft],
     pools: &[PoolDraft],
-) -> Vec<Option<usize>> {
+) -> Vec<Reached> {
     let names: Vec<&str> = pools
         .iter()
         .map(|pool| pool.name.as_ref().map_or("", |name| name.value.as_str()))
@@ -300,30 +321,34 @@ fn resolve_pools(
     if names.len() > offered.len() {
         offered.push("…".to_owned());
     }
-    let mut found = Vec::with_capacity(listeners.len());
+    let mut find = |key: &str, wanted: &Located<String>| {
+        let pool = index.get(wanted.value.as_str()).copied();
+        if pool.is_none() {
+            let found = &wanted.value;
+            let sentence = if offered.is_empty() {
+                format!("found {found:?}, but there is no [[pool]]; allowed: the name of one")
+            } else {
+                let offered = offered.join(" | ");
+                format!("found {found:?}, which is no pool; allowed: {offered}")
+            };
+            desk.fault(wanted.at, key, sentence);
+        }
+        pool
+    };
+    let mut reached = Vec::with_capacity(listeners.len());
     for listener in listeners {
-        let pool = listener.pool.as_ref().and_then(|wanted| {
-            let pool = index.get(wanted.value.as_str()).copied();
-            if pool.is_none() {
-                let sentence = if offered.is_empty() {
-                    format!(
-                        "found {:?}, but there is no [[pool]]; allowed: the name of one",
-                        wanted.value
-                    )
-                } else {
-                    let offered = offered.join(" | ");
-                    format!(
-                        "found {:?}, which is no pool; allowed: {offered}",
-                        wanted.value
-                    )
-                };
-                desk.fault(wanted.at, "listener.pool", sentence);
-            }
-            pool
+        let own = listener.pool.as_ref();
+        let own = own.and_then(|wanted| find("listener.pool", wanted));
+        let routes = listener.routes.iter().map(|route| {
+            let wanted = route.pool.as_ref();
+            wanted.and_then(|wanted| find("listener.route.pool", wanted))
         });
-        found.push(pool);
+        reached.push(Reached {
+            own,
+            routes: routes.collect(),
+        });
     }
-    found
+    reached
 }
 
 /// `host:+offset` needs a client's port: listeners on unix sockets have none, and the sum must be a port. Checks need one
@@ -331,14 +356,14 @@ fn resolve_pools(
 fn check_listener_ports(
     desk: &mut Desk<'_>,
     listeners: &[ListenerDraft],
-    pool_of: &[Option<usize>],
+    reached: &[Reached],
     pools: &[PoolDraft],
 ) {
     for (number, pool) in pools.iter().enumerate() {
         let binds: Vec<&Located<Bind>> = listeners
             .iter()
-            .zip(pool_of)
-            .filter(|(_, pool)| **pool == Some(number))
+            .zip(reached)
+            .filter(|(_, reached)| reached.has(number))
             .flat_map(|(listener, _)| &listener.binds)
             .collect();
         for backend in &pool.backends {

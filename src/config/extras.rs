@@ -17,17 +17,7 @@ const CLOSE: OnLoss = OnLoss::Close {
 
 /// Whether the pool's backends are to be discovered.
 pub(super) fn read_extras(desk: &mut Desk<'_>, pool: &mut Section) -> bool {
-    pool.read(
-        desk,
-        "send_proxy",
-        word(&[("off", Some(())), ("v1", None), ("v2", None)]),
-    );
     pool.later(desk, "on_role_change", on_loss, &CLOSE);
-    pool.read(
-        desk,
-        "cancel",
-        word(&[("off", Some(())), ("postgres", None)]),
-    );
     read_breaker(desk, pool);
     read_discovery(desk, pool)
 }

@@ -1,13 +1,12 @@
 //! Reads `[[listener]]`. What needs the other tables (the pool's name, binds of other listeners) is left to `crossing`.
 
-use std::time::Duration;
-
 use super::desk::{Desk, Located};
 use super::limits::read_limits;
-use super::measure::{HOUR, MILLISECOND, any_text, duration, limit, name, switch, whole, word};
+use super::measure::{any_text, limit, name, switch, whole, word};
 use super::options::{read_keepalive, read_user_timeout};
-use super::place::{Bind, bind, network};
-use super::plan::{ListenerPlan, Protocol};
+use super::place::{Bind, bind};
+use super::plan::{AcceptProxy, ListenerPlan, Protocol};
+use super::preface::{RouteDraft, read_accept_proxy, read_preface_timeout, read_routes};
 use super::section::Section;
 
 /// A listener whose pool and addresses have not been compared with the rest of the file.
@@ -15,7 +14,8 @@ pub(super) struct ListenerDraft {
     pub name: Option<Located<String>>,
     pub pool: Option<Located<String>>,
     pub binds: Vec<Located<Bind>>,
-    /// Complete but for `name`, `pool` and `binds`.
+    pub routes: Vec<RouteDraft>,
+    /// Complete but for `name`, `pool`, `binds` and `routes`.
     pub plan: ListenerPlan,
 }
 
@@ -36,14 +36,22 @@ pub(super) fn read_listener(desk: &mut Desk<'_>, mut table: Section) -> Listener
         backlog: table
             .read(desk, "backlog", whole(1..=65_535))
             .unwrap_or(4096),
+        accept_proxy: AcceptProxy::Off,
+        preface_timeout: read_preface_timeout(desk, &mut table),
+        routes: Vec::new(),
     };
-    read_later(desk, &mut table);
+    let accept_proxy = read_accept_proxy(desk, &mut table, &binds);
+    let routes = read_routes(desk, &mut table);
     table.finish(desk);
     ListenerDraft {
         name: found_name,
         pool,
         binds,
-        plan,
+        routes,
+        plan: ListenerPlan {
+            accept_proxy,
+            ..plan
+        },
     }
 }
 
@@ -77,41 +85,5 @@ fn read_binds(desk: &mut Desk<'_>, table: &mut Section) -> Vec<Located<Bind>> {
         }
         Some(binds) => binds,
         None => Vec::new(),
-    }
-}
-
-/// Keys of features that later versions bring.
-fn read_later(desk: &mut Desk<'_>, table: &mut Section) {
-    if let Some(networks) = table.read_list(desk, "accept_proxy_from", false, "networks", network)
-        && let Some(first) = networks.first()
-    {
-        let name = table.key("accept_proxy_from");
-        desk.fault(
-            first.at,
-            &name,
-            "a list that is not empty is not supported by this version yet",
-        );
-    }
-    table.later(desk, "accept_proxy", switch, &false);
-    table.later(
-        desk,
-        "preface_timeout",
-        duration(MILLISECOND, HOUR),
-        &Duration::from_secs(5),
-    );
-    read_routes(desk, table);
-}
-
-fn read_routes(desk: &mut Desk<'_>, table: &mut Section) {
-    let Some(routes) = table.tables(desk, "route") else {
-        return;
-    };
-    for mut route in routes {
-        route.require(desk, "sni", "a server name, or * and a suffix", any_text);
-        route.require(desk, "pool", "the name of a [[pool]]", any_text);
-        let at = route.at();
-        route.finish(desk);
-        let key = table.key("route");
-        desk.fault(at, &key, "a route is not supported by this version yet");
     }
 }

@@ -22,6 +22,7 @@ mod options;
 mod place;
 mod plan;
 mod pool;
+mod preface;
 mod section;
 pub mod tiers;
 mod udp;
@@ -47,9 +48,9 @@ pub use fault::{ConfigError, Fault};
 pub use measure::{Rate, duration_of, rate_of, shown as duration_text};
 pub use place::backend_address_of;
 pub use plan::{
-    AccessLog, AdminPlan, Algorithm, BackendAddress, BackendPlan, FlowPlan, GlobalPlan, HashKey,
-    Host, Keepalive, LimitsPlan, ListenerPlan, LogFormat, OnFin, OnLoss, Plan, PoolPlan, Protocol,
-    Spin, WaitPlan, WarmPlan, WarmProfile,
+    AcceptProxy, AccessLog, AdminPlan, Algorithm, BackendAddress, BackendPlan, FlowPlan,
+    GlobalPlan, HashKey, Host, Keepalive, LimitsPlan, ListenerPlan, LogFormat, OnFin, OnLoss, Plan,
+    PoolPlan, Protocol, ProxyVersion, RoutePlan, Spin, WaitPlan, WarmPlan, WarmProfile,
 };
 pub use tiers::{TierMode, TierPlan};
 

@@ -143,7 +143,7 @@ fn host_of(text: &str) -> Option<Host> {
 
 /// Letters, digits, `-` and `_` in labels of at most 63 (RFC 1123; names with `_` are common in private zones). A last
 /// label of digits only would be a misspelt address.
-fn is_host_name(text: &str) -> bool {
+pub(super) fn is_host_name(text: &str) -> bool {
     let text = text.strip_suffix('.').unwrap_or(text);
     let label_fits = |label: &str| {
         (1..=63).contains(&label.len())

@@ -95,6 +95,43 @@ pub struct ListenerPlan {
     /// `None`: off. At most what TCP_USER_TIMEOUT takes, 2^31 - 1 milliseconds.
     pub user_timeout: Option<Duration>,
     pub backlog: u32,
+    pub accept_proxy: AcceptProxy,
+    /// For PROXY header and server name.
+    pub preface_timeout: Duration,
+    /// By the server name that a TLS client asks for: the first that fits.
+    pub routes: Vec<RoutePlan>,
+}
+
+/// From whom a listener takes PROXY headers, and then insists on them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AcceptProxy {
+    Off,
+    Everybody,
+    /// Peers in these networks; at least one.
+    From(Vec<IpNet>),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RoutePlan {
+    /// A host name in small letters, or `*.` and one.
+    pub sni: String,
+    /// Index into [`Plan::pools`].
+    pub pool: usize,
+}
+
+impl ListenerPlan {
+    /// The listener's own pool and those of its routes, as indices into [`Plan::pools`].
+    pub fn pools(&self) -> impl Iterator<Item = usize> {
+        let routed = self.routes.iter().map(|route| route.pool);
+        std::iter::once(self.pool).chain(routed)
+    }
+}
+
+/// Of the PROXY protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyVersion {
+    One,
+    Two,
 }
 
 /// Who may come to a listener, and how fast; `None` is no limit.
@@ -149,6 +186,10 @@ pub struct PoolPlan {
     pub on_down: OnLoss,
     pub on_drain: OnLoss,
     pub tiers: TierPlan,
+    /// A header for the backend ahead of everything else.
+    pub send_proxy: Option<ProxyVersion>,
+    /// PostgreSQL's cancel requests go to every backend with sessions.
+    pub cancel: bool,
     pub health: HealthPlan,
     pub udp: FlowPlan,
     /// `None`: no warm connections.
@@ -341,7 +382,7 @@ impl Plan {
     fn listener_port(&self, pool: usize) -> Option<u16> {
         self.listeners
             .iter()
-            .filter(|listener| listener.pool == pool)
+            .filter(|listener| listener.pools().any(|reached| reached == pool))
             .flat_map(|listener| &listener.binds)
             .find_map(|bind| bind.inet().map(|address| address.port()))
     }

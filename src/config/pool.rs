@@ -13,6 +13,7 @@ use super::measure::{
 use super::options::{read_keepalive, read_user_timeout};
 use super::place::{backend_address, ip};
 use super::plan::{Algorithm, BackendAddress, HashKey, OnFin, OnLoss, PoolPlan, WaitPlan};
+use super::preface::{read_cancel, read_send_proxy};
 use super::section::{Section, Value};
 use super::tiers::{TIER_MAX, read_tiers};
 use super::udp::read_udp;
@@ -93,6 +94,8 @@ pub(super) fn read_pool(desk: &mut Desk<'_>, mut table: Section) -> PoolDraft {
             .read(desk, "on_drain", on_loss)
             .unwrap_or(OnLoss::Keep),
         udp: read_udp(desk, &mut table, &health.plan),
+        send_proxy: read_send_proxy(desk, &mut table),
+        cancel: read_cancel(desk, &mut table),
         health: health.plan,
         tiers: read_tiers(desk, &mut table),
         // No pool of this version sends a PROXY header.

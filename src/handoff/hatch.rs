@@ -11,9 +11,11 @@ use crate::ids::{PoolId, WorkerId};
 use crate::sys::Doorbell;
 
 use super::access::AccessList;
+use super::cancels::{Cancelled, Cancels};
 use super::counters::Tally;
 use super::ejection::Notices;
 use super::journal::Journal;
+use super::preface::Preface;
 use super::shared::ListenerShared;
 use super::snapshot::Snapshot;
 use super::sources::Sources;
@@ -23,6 +25,7 @@ use super::warm::WarmBell;
 const JOURNAL_RECORDS: usize = 8192;
 const TRANSFERS: usize = 1024;
 const GRANTS: usize = 4096;
+const CANCELLED: usize = 256;
 
 /// A freshly accepted socket on its way to a less loaded worker. It says of its listener what the receiver may not know
 /// any more.
@@ -33,6 +36,7 @@ pub struct Transfer {
     pub pool: PoolId,
     pub wants_address: bool,
     pub access: Option<Arc<AccessList>>,
+    pub preface: Arc<Preface>,
     /// The port it arrived on, for backends that keep the listener's port.
     pub port: u16,
 }
@@ -78,6 +82,8 @@ pub struct Hatch {
     pub journal: Journal,
     pub transfers: ArrayQueue<Transfer>,
     pub grants: ArrayQueue<Grant>,
+    /// Sessions whose cancel request was carried out, or not.
+    pub cancelled: ArrayQueue<Cancelled>,
     mailbox: Mutex<Option<Arc<Snapshot>>>,
 }
 
@@ -99,6 +105,7 @@ impl Hatch {
             journal: Journal::new(JOURNAL_RECORDS),
             transfers: ArrayQueue::new(TRANSFERS),
             grants: ArrayQueue::new(GRANTS),
+            cancelled: ArrayQueue::new(CANCELLED),
             mailbox: Mutex::new(None),
         })
     }
@@ -128,6 +135,7 @@ pub struct Hatches {
     /// What each client address has, over all workers.
     pub sources: Sources,
     pub warm_bell: WarmBell,
+    pub cancels: Cancels,
 }
 
 impl Hatches {
@@ -142,6 +150,7 @@ impl Hatches {
             notices: Notices::default(),
             sources: Sources::default(),
             warm_bell: WarmBell::new()?,
+            cancels: Cancels::new()?,
         })
     }
 

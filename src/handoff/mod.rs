@@ -7,6 +7,7 @@
 mod access;
 mod breaker;
 mod breaker_rules;
+mod cancels;
 mod capacity;
 mod cause;
 mod counters;
@@ -15,6 +16,7 @@ mod field;
 mod hatch;
 mod journal;
 mod latency;
+mod preface;
 mod rate;
 mod shared;
 mod sketch;
@@ -29,6 +31,7 @@ pub use crate::balance::{TierMode, TierRules};
 pub use access::AccessList;
 pub use breaker::{Breaker, BreakerState, CLIENTS_MIN, Call, Change, Entry, Kept, Trial};
 pub use breaker_rules::{BreakerRules, FAILURES_MAX, TRIALS_MAX};
+pub use cancels::{CANCEL_BYTES_MAX, CancelOrder, Cancelled, Cancels};
 pub use capacity::{Capacity, Reservation};
 pub use cause::Why;
 pub use counters::{BUCKETS, Histogram, HistogramSum, Tally};
@@ -37,6 +40,7 @@ pub use field::{Field, Prospect, Standing};
 pub use hatch::{Hatch, Hatches, Mail, Transfer, WorkerCounters};
 pub use journal::{Journal, SessionRecord};
 pub use latency::LatencyCell;
+pub use preface::{Announcers, NamePattern, Preface, Route};
 pub use rate::{Meter, Pace, Rate};
 pub use shared::{
     BackendCounters, BackendShared, ListenerCounters, ListenerShared, PoolCounters, PoolShared,
@@ -44,7 +48,7 @@ pub use shared::{
 pub use sketch::client_number;
 pub use snapshot::{
     Backend, BackendOptions, FlowRules, Keepalive, ListenSocket, Listener, Phase, Pool, Protocol,
-    SessionTimes, Snapshot, Spin, Target, WaitRules,
+    ProxyVersion, SessionTimes, Snapshot, Spin, Target, WaitRules,
 };
 pub use sources::{SourceLimits, SourcePlace, Sources};
 pub use tiers::{TierMember, Tiers};

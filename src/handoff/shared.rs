@@ -8,7 +8,8 @@ use crossbeam::utils::CachePadded;
 use parking_lot::Mutex;
 
 use crate::ids::{
-    BackendId, ConnectFailure, Drop, End, ListenerId, Nanos, PoolId, Refusal, WorkerId,
+    BackendId, CancelResult, ConnectFailure, Drop, End, ListenerId, Nanos, PoolId, Refusal,
+    WorkerId,
 };
 
 use super::capacity::Capacity;
@@ -80,6 +81,8 @@ pub struct PoolShared {
     pub wake: Wake,
     /// Flows over all workers.
     pub flows: Capacity,
+    /// Cancel requests, by what became of them.
+    pub cancels: [AtomicU64; CancelResult::COUNT],
     pub workers: Box<[CachePadded<PoolCounters>]>,
 }
 
@@ -170,8 +173,13 @@ impl PoolShared {
             tiers: Arc::new(Tiers::default()),
             wake: Wake::default(),
             flows: Capacity::new(0),
+            cancels: std::array::from_fn(|_| AtomicU64::new(0)),
             workers: per_worker(workers, PoolCounters::default),
         }
+    }
+
+    pub fn count_cancel(&self, result: CancelResult) {
+        self.cancels[result.index()].fetch_add(1, Ordering::Relaxed);
     }
 
     #[must_use]

@@ -13,6 +13,7 @@ pub use crate::sys::Keepalive;
 use super::access::AccessList;
 use super::breaker_rules::BreakerRules;
 use super::ejection::Member;
+use super::preface::Preface;
 use super::shared::{BackendShared, ListenerShared, PoolShared};
 use super::waiters::Waiters;
 
@@ -66,6 +67,8 @@ pub struct Listener {
     pub wants_address: bool,
     /// Which client addresses may come; `None`: all.
     pub access: Option<Arc<AccessList>>,
+    /// What is to be read of a client before a backend is chosen.
+    pub preface: Arc<Preface>,
 }
 
 impl Listener {
@@ -111,6 +114,17 @@ pub struct Pool {
     pub options: BackendOptions,
     /// `None`: the pool ejects nobody.
     pub breaker: Option<BreakerRules>,
+    /// A header that is sent ahead of everything else.
+    pub send_proxy: Option<ProxyVersion>,
+    /// PostgreSQL's cancel requests go to every backend with sessions.
+    pub cancel: bool,
+}
+
+/// Of the PROXY protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyVersion {
+    One,
+    Two,
 }
 
 #[derive(Clone, Copy, Debug)]

@@ -139,6 +139,17 @@ words!(
 );
 
 words!(
+    /// What became of a PostgreSQL cancel request.
+    CancelResult {
+        Sent = "sent",
+        /// More of them from one source than are taken, or in all than can be carried out.
+        Limited = "limited",
+        /// It did not reach every backend with sessions.
+        Failed = "failed",
+    }
+);
+
+words!(
     /// What one health check found.
     CheckResult {
         Ok = "ok",

@@ -10,7 +10,7 @@ mod stream;
 mod time;
 
 pub use address::{Address, Caller, NetworkKey};
-pub use end::{CheckResult, ConnectFailure, Drop, End, Refusal};
+pub use end::{CancelResult, CheckResult, ConnectFailure, Drop, End, Refusal};
 pub use role::Role;
 pub use secret::Secret;
 pub use stream::{Condition, Fault, Interest, Moved, ReceiveEnd, Sink, Source};

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::config::{self, BackendAddress, CheckKind, CheckPlan, HealthPlan, OnLoss, StepPlan};
+use crate::config::{
+    self, BackendAddress, CheckKind, CheckPlan, HealthPlan, OnLoss, ProxyVersion, StepPlan,
+};
 use crate::handoff::{Health, Target};
 use crate::ids::{Address, Clock};
 use crate::prober::{
@@ -49,7 +51,11 @@ pub fn targets(world: &World) -> Vec<Watched> {
                     },
                 },
                 source: pool.source.first().copied(),
-                announce: Announce::Off,
+                announce: match pool.send_proxy {
+                    None => Announce::Off,
+                    Some(ProxyVersion::One) => Announce::V1,
+                    Some(ProxyVersion::Two) => Announce::V2,
+                },
             });
         }
     }

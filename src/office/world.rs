@@ -10,12 +10,14 @@ use std::time::Duration;
 
 use crate::balance::{self, Chooser, TierRules};
 use crate::config::{
-    self, AccessLog, BackendAddress, HealthPlan, Host, Plan, PoolPlan, TierMode, TierPlan,
+    self, AcceptProxy, AccessLog, BackendAddress, HealthPlan, Host, ListenerPlan, Plan, PoolPlan,
+    TierMode, TierPlan,
 };
 use crate::handoff::{
-    AccessList, Backend, BackendOptions, BackendShared, FlowRules, Keepalive, ListenSocket,
-    Listener, ListenerShared, Phase, Pool, PoolShared, Protocol, Rate, SessionTimes, Snapshot,
-    Sources, Spin, Target, TierMember, WaitRules, Waiters,
+    AccessList, Announcers, Backend, BackendOptions, BackendShared, FlowRules, Keepalive,
+    ListenSocket, Listener, ListenerShared, NamePattern, Phase, Pool, PoolShared, Preface,
+    Protocol, ProxyVersion, Rate, Route, SessionTimes, Snapshot, Sources, Spin, Target, TierMember,
+    WaitRules, Waiters,
 };
 use crate::ids::{Address, BackendId, Nanos};
 
@@ -196,7 +198,6 @@ impl World {
         let journal = self.plan.global.access_log != AccessLog::Off;
         let listeners = self.plan.listeners.iter().enumerate();
         let listeners = listeners.map(|(i, listener)| {
-            let pool = &self.plan.pools[listener.pool];
             Arc::new(Listener {
                 shared: Arc::clone(&self.listeners[i]),
                 pool: self.pools[listener.pool].id,
@@ -205,8 +206,9 @@ impl World {
                     config::Protocol::Udp => Protocol::Udp,
                 },
                 sockets: self.sockets[i].clone(),
-                wants_address: journal || algorithm(pool.algorithm).hashes(),
+                wants_address: journal || self.needs_address(listener),
                 access: self.access[i].clone(),
+                preface: Arc::new(self.preface(listener)),
             })
         });
         Snapshot {
@@ -222,6 +224,32 @@ impl World {
                 config::Spin::Auto => Spin::Auto,
             },
             journal,
+        }
+    }
+
+    /// Whether any pool of this listener's chooses by the client's address, or announces it.
+    fn needs_address(&self, listener: &ListenerPlan) -> bool {
+        let mut pools = listener.pools().map(|pool| &self.plan.pools[pool]);
+        listener.accept_proxy != AcceptProxy::Off
+            || pools.any(|pool| {
+                algorithm(pool.algorithm).hashes() || pool.send_proxy.is_some() || pool.cancel
+            })
+    }
+
+    fn preface(&self, listener: &ListenerPlan) -> Preface {
+        let routes = listener.routes.iter().map(|route| Route {
+            pattern: NamePattern::new(&route.sni),
+            pool: self.pools[route.pool].id,
+        });
+        Preface {
+            timeout_ns: nanoseconds(listener.preface_timeout),
+            announcers: match &listener.accept_proxy {
+                AcceptProxy::Off => Announcers::Nobody,
+                AcceptProxy::Everybody => Announcers::Everybody,
+                AcceptProxy::From(networks) => AccessList::new(networks, &[])
+                    .map_or(Announcers::Nobody, |list| Announcers::From(Box::new(list))),
+            },
+            routes: routes.collect(),
         }
     }
 
@@ -263,6 +291,11 @@ impl World {
                 user_timeout_ms: milliseconds(plan.user_timeout.unwrap_or_default()),
             },
             breaker: None,
+            send_proxy: plan.send_proxy.map(|version| match version {
+                config::ProxyVersion::One => ProxyVersion::One,
+                config::ProxyVersion::Two => ProxyVersion::Two,
+            }),
+            cancel: plan.cancel,
         }
     }
 

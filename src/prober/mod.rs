@@ -4,6 +4,7 @@
 //! (atomics on each backend, bells rung after a change), a channel of health changes, and reports on request. What kinds
 //! of checks there are is in `kinds`; an own stall never takes a backend down. Nobody but this room touches tokio-uring.
 
+mod cancels;
 mod chance;
 mod complaints;
 mod kinds;
@@ -199,6 +200,7 @@ fn live(
         }
     };
     let seed = RandomState::new().hash_one(clock.now());
+    let carrying = cancels::carry_all(Arc::clone(&desk), Arc::clone(&hatches), clock);
     let (at, hall) = (Arc::clone(&desk), Arc::clone(&hatches));
     let warmth = match Warmth::new(at, hall, clock, Chance::from_seed(!seed)) {
         Ok(warmth) => warmth,
@@ -221,6 +223,7 @@ fn live(
     };
     // As a task of its own, not as the future that is blocked on: tasks wake each other without a system call.
     runtime.block_on(async {
+        tokio_uring::spawn(carrying);
         let warmth = tokio_uring::spawn(warmth.run());
         let _ = tokio_uring::spawn(watch.run()).await;
         let _ = warmth.await;

@@ -65,7 +65,7 @@ impl TcpSession {
         self.begin_closing(false, desk);
     }
 
-    fn begin_closing<T: Ticket>(&mut self, reset: bool, desk: &mut Desk<'_, T>) {
+    pub(super) fn begin_closing<T: Ticket>(&mut self, reset: bool, desk: &mut Desk<'_, T>) {
         if self.phase == Phase::Waiting {
             desk.act(Action::StopWaiting);
         }

@@ -9,10 +9,27 @@ pub trait Ticket {
     fn is_full(&self) -> bool;
 }
 
+/// What a look at a client's first bytes has found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Look {
+    /// So many bytes are there; it takes `wanted` in all to get further. Not an answer to a late look.
+    More { bytes: u32, wanted: u32 },
+    /// All that has to be known is known: a backend may be chosen.
+    Known,
+    /// Others carry out what the client wants; when they have, it comes as another `Looked`.
+    Busy,
+    /// What the client wanted is done: it is closed by an end of stream.
+    Served(End),
+    /// It is turned away, by reset.
+    Refused(End),
+}
+
 #[derive(Debug, PartialEq, Eq)]
 pub enum Event<T> {
     /// The client was accepted and has a slot.
     Opened,
+    /// Answer to [`Action::Look`].
+    Looked(Look),
     /// Answer to [`Action::Choose`]: a backend is reserved; `repeated` if this session has tried it before.
     Chosen {
         repeated: bool,
@@ -69,6 +86,11 @@ pub enum Event<T> {
 
 #[derive(Debug, PartialEq, Eq)]
 pub enum Action<T> {
+    /// Look at the client's first bytes, without taking what is for the backend; answer at once. `late`: it is the last
+    /// look, and what is known must do.
+    Look {
+        late: bool,
+    },
     /// Reserve a backend, another than those tried if there is one; answer at once.
     Choose,
     /// Give back the reserved backend: connecting to it failed.

@@ -7,10 +7,10 @@
 //! ```text
 //!            Opened          Chosen             Connected            both ends passed on
 //! (accept) ─────────► Choosing ─────► Connecting ─────► Relaying ───────────────────────► Closing ──► Done
-//!                       │  ▲            │    ▲              │  reset, timeout, kill          ▲ (every answer in)
-//!              NoneOpen ▼  │ Granted    ▼    │ Tick         └────────────────────────────────┘
-//!                     Waiting        Pausing (the same backend again)
-//!            `opening`                           `relaying`, `pump`, `replay`             `closing`
+//!        │ ▲ Looked       │  ▲            │    ▲              │  reset, timeout, kill          ▲ (every answer in)
+//!        ▼ │     NoneOpen ▼  │ Granted    ▼    │ Tick         └────────────────────────────────┘
+//!      Preface         Waiting        Pausing (the same backend again)
+//!     `preface`    `opening`                       `relaying`, `pump`, `replay`             `closing`
 //! ```
 
 mod closing;
@@ -19,6 +19,7 @@ mod flows;
 mod harmless;
 mod opening;
 mod parcels;
+mod preface;
 mod pump;
 mod relaying;
 mod replay;
@@ -29,7 +30,7 @@ mod timers;
 #[cfg(test)]
 mod walk;
 
-pub use event::{Action, Event, Ticket};
+pub use event::{Action, Event, Look, Ticket};
 pub use flows::{FlowRules, FlowTable, Request, Response, SILENT_NS};
 pub use harmless::due_after;
 pub use parcels::{Line, Parcels};

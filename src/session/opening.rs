@@ -12,6 +12,15 @@ use super::tcp::{Desk, Operation, Phase, TcpSession};
 impl TcpSession {
     pub(super) fn on_opened<T>(&mut self, desk: &mut Desk<'_, T>) {
         debug_assert_eq!(self.phase, Phase::Choosing);
+        if self.rules.preface_ns > 0 {
+            self.begin_preface(desk);
+        } else {
+            self.begin(desk);
+        }
+    }
+
+    /// The client and its pool are known.
+    pub(super) fn begin<T>(&mut self, desk: &mut Desk<'_, T>) {
         if self.rules.lifetime_ns > 0 {
             self.lifetime_end = desk.now.after(self.rules.lifetime_ns);
         }
@@ -145,21 +154,24 @@ impl TcpSession {
         }
     }
 
-    /// The client resets, ends or hangs up before its session has a backend.
+    /// The client resets, ends or hangs up before its session has a backend. A poll for first bytes that a last look did
+    /// not wait for may still tell that there are some.
     pub(super) fn on_client_stirred<T: Ticket>(
         &mut self,
+        interest: Interest,
         condition: Condition,
         desk: &mut Desk<'_, T>,
     ) {
         let waiting = self.phase == Phase::Waiting;
+        let watched = interest != Interest::Readable;
         let gone = match condition {
             Condition::Broken(_) => true,
             Condition::HungUp | Condition::Left => waiting,
-            Condition::Fine => waiting && self.rules.leave_on_fin,
+            Condition::Fine => waiting && watched && self.rules.leave_on_fin,
         };
         if gone {
             self.cut(End::ClientGone, desk);
-        } else if waiting {
+        } else if waiting && watched {
             self.poll(Side::Client, Interest::HangUp, desk);
         }
     }

@@ -302,7 +302,7 @@ impl TcpSession {
         self.pumps[from].begin_copy();
     }
 
-    fn lower_watermark<T>(&mut self, from: Side, desk: &mut Desk<'_, T>) {
+    pub(super) fn lower_watermark<T>(&mut self, from: Side, desk: &mut Desk<'_, T>) {
         let pump = &mut self.pumps[from];
         pump.end_bulk();
         if pump.raised {

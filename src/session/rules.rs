@@ -5,6 +5,8 @@ use crate::ids::millis;
 /// What a session was given when it began; a reload does not change it. Durations in nanoseconds; 0 is off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Rules {
+    /// How long the client's first bytes are waited for; 0: nobody wants to see them.
+    pub preface_ns: u64,
     pub connect_timeout_ns: u64,
     pub connect_attempts: u8,
     /// All attempts together, waiting not counted.
@@ -27,6 +29,9 @@ pub const ASK_NS: u64 = millis(1);
 /// A side that is neither received from nor polled is watched for hang-up after this long: early enough to pass a reset
 /// on within a second, late enough that short sessions never pay for the watch.
 pub const WATCH_NS: u64 = millis(200);
+
+/// After a look at first bytes that has found nothing new.
+pub const LOOK_AGAIN_NS: u64 = millis(10);
 
 /// Before a backend that this session has just failed to reach is tried again.
 pub const PAUSE_NS: u64 = millis(100);

@@ -5,6 +5,7 @@
 //! | phase | events |
 //! |---|---|
 //! | Choosing | Opened, Chosen, NoneOpen, Queued |
+//! | Preface | Looked, Ready(Client), Tick |
 //! | Waiting | Granted, Ready(Client), Tick, Received, ReceiveEnded, Resume |
 //! | Pausing | Tick, Ready(Client), Received, ReceiveEnded, Resume |
 //! | Connecting | Connected, Warm, ConnectFailed, ConnectCancelled, Ready(Client), Tick, Received, ReceiveEnded, Resume |
@@ -25,6 +26,8 @@ use super::rules::Rules;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Phase {
     Choosing,
+    /// The client's first bytes are to tell more about it.
+    Preface,
     Waiting,
     /// Before the same backend is tried again.
     Pausing,
@@ -136,8 +139,10 @@ pub struct TcpSession {
     pub(super) mature_due: Nanos,
     /// All of the broken side's bytes are with the other side's socket; once its peer has them, the session is cut.
     pub(super) delivering: bool,
-    /// When to ask for that again.
+    /// When to ask for that again; in the preface, when to look for first bytes again.
     pub(super) ask_due: Nanos,
+    /// First bytes that the last look has seen.
+    pub(super) bytes_seen: u32,
     pub(super) wake_at: Nanos,
 }
 
@@ -181,6 +186,7 @@ impl TcpSession {
             mature_due: Nanos::NEVER,
             delivering: false,
             ask_due: Nanos::NEVER,
+            bytes_seen: 0,
             wake_at: Nanos::NEVER,
         }
     }
@@ -223,6 +229,7 @@ impl TcpSession {
     pub fn step<T: Ticket>(&mut self, event: Event<T>, desk: &mut Desk<'_, T>) {
         match event {
             Event::Opened => self.on_opened(desk),
+            Event::Looked(look) => self.on_looked(look, desk),
             Event::Chosen { repeated } => self.on_chosen(repeated, desk),
             Event::NoneOpen => self.on_none_open(desk),
             Event::Queued(queued) => self.on_queued(queued, desk),
@@ -290,8 +297,10 @@ impl TcpSession {
             self.phase_deadline = Nanos::NEVER;
             self.on_phase_deadline(desk);
         }
-        if self.phase == Phase::Relaying {
-            self.on_relaying_tick(desk);
+        match self.phase {
+            Phase::Relaying => self.on_relaying_tick(desk),
+            Phase::Preface => self.look_again_if_due(desk),
+            _ => {}
         }
         if !self.is_closing() {
             self.watch_if_due(desk);
@@ -302,6 +311,7 @@ impl TcpSession {
 
     fn on_phase_deadline<T: Ticket>(&mut self, desk: &mut Desk<'_, T>) {
         match self.phase {
+            Phase::Preface => self.on_preface_deadline(desk),
             Phase::Waiting => self.cut(End::WaitTimeout, desk),
             Phase::Pausing => self.choose(desk),
             Phase::Connecting => self.on_attempt_timeout(desk),
@@ -325,8 +335,9 @@ impl TcpSession {
         match self.phase {
             Phase::Closing { .. } | Phase::Done => self.close_what_is_quiet(desk),
             Phase::Relaying => self.on_ready_relaying(side, interest, condition, desk),
+            Phase::Preface => self.on_first_bytes(interest, condition, desk),
             Phase::Choosing | Phase::Waiting | Phase::Pausing | Phase::Connecting => {
-                self.on_client_stirred(condition, desk);
+                self.on_client_stirred(interest, condition, desk);
             }
         }
     }

@@ -67,6 +67,36 @@ pub fn peek(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> io::Result<usize> {
     usize::try_from(count).map_err(|_| io::Error::last_os_error())
 }
 
+/// Takes bytes that can be received now, as many as are there and have room; 0 is the end of stream.
+///
+/// # Errors
+/// As [`peek`].
+pub fn take(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> io::Result<usize> {
+    // SAFETY: the kernel writes at most `bytes.len()` bytes, into the slice that the pointer is to.
+    let count = unsafe {
+        libc::recv(
+            socket.as_raw_fd(),
+            bytes.as_mut_ptr().cast(),
+            bytes.len(),
+            libc::MSG_DONTWAIT,
+        )
+    };
+    usize::try_from(count).map_err(|_| io::Error::last_os_error())
+}
+
+/// Whether the peer has ended or broken its stream, whatever of it is still to be read.
+#[must_use]
+pub fn has_ended(socket: BorrowedFd<'_>) -> bool {
+    let mut asked = libc::pollfd {
+        fd: socket.as_raw_fd(),
+        events: libc::POLLRDHUP,
+        revents: 0,
+    };
+    // SAFETY: one entry is passed, it is a local, and the timeout of 0 keeps the call from waiting.
+    let ready = unsafe { libc::poll(&raw mut asked, 1, 0) };
+    ready > 0
+}
+
 /// TCP_NODELAY on: small messages leave at once.
 ///
 /// # Errors

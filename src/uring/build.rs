@@ -10,7 +10,7 @@ use io_uring::register::Restriction;
 
 use super::buffers::{Buffers, DATAGRAM_GROUP, STREAM_GROUP};
 use super::datagrams::{DATAGRAM_BUFFER_BYTES, DATAGRAM_BUFFERS, DatagramSide, Outbox};
-use super::door::StartError;
+use super::door::{PEEK_BYTES_MAX, StartError};
 use super::move_bytes::PipeStock;
 use super::ops;
 use super::probe::Features;
@@ -93,6 +93,7 @@ impl Ring {
             listeners: Vec::with_capacity(64),
             stock: PipeStock::new(size.pipes_max),
             flights: Vec::with_capacity(size.submissions as usize * 2),
+            glance: vec![0; PEEK_BYTES_MAX].into_boxed_slice(),
             unsent: vec![None; usize::from(size.buffers)].into_boxed_slice(),
             queued: 0,
             enter_flags: ENTER_GETEVENTS

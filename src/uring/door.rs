@@ -14,6 +14,9 @@ use crate::ids::{
 use super::buffers::Parcel;
 use super::datagrams::{Datagram, Datagrams, Envelope, Undelivered};
 
+/// The most that is looked at before it is read.
+pub const PEEK_BYTES_MAX: usize = 16 * 1024;
+
 /// An accepted socket that has no session yet.
 #[derive(Debug)]
 pub struct Incoming(pub(super) OwnedFd);
@@ -152,6 +155,20 @@ pub trait Kernel: Datagrams {
     fn cancel_poll(&mut self, stream: StreamKey, interest: Interest);
     /// Closes the socket; by reset if asked.
     fn close(&mut self, stream: StreamKey, reset: bool);
+
+    /// The first bytes that wait in a stream, at most so many (and never more than [`PEEK_BYTES_MAX`]); they stay there.
+    ///
+    /// # Errors
+    /// Why the stream broke.
+    fn peek(&mut self, stream: StreamKey, bytes_max: u32) -> Result<&[u8], Fault>;
+    /// Takes so many bytes, which a look has shown, out of a stream and forgets them.
+    fn skip(&mut self, stream: StreamKey, bytes: u32);
+    /// Whether the peer has ended its stream, whatever of it is still to be read.
+    fn has_ended(&self, stream: StreamKey) -> bool;
+    /// Sends a few bytes as the first ones on a new connection; false if they were not taken whole.
+    fn send_first(&mut self, stream: StreamKey, bytes: &[u8]) -> bool;
+    /// The address that the peer has reached.
+    fn local_address(&self, stream: StreamKey) -> Option<SocketAddr>;
 
     /// Gives a parcel's buffer back.
     fn release(&mut self, parcel: Parcel);

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
 use socket2::{SockAddr, SockRef};
 
 use crate::ids::{
-    Address, ConnectFailure, Interest, Moved, SessionKey, Side, SocketId, Source, StreamKey,
+    Address, ConnectFailure, Fault, Interest, Moved, SessionKey, Side, SocketId, Source, StreamKey,
 };
 use crate::sys::{Keepalive, listen, stream};
 
@@ -208,6 +208,27 @@ impl Kernel for Ring {
                 false,
             );
         }
+    }
+
+    fn peek(&mut self, stream: StreamKey, bytes_max: u32) -> Result<&[u8], Fault> {
+        self.look_at(stream, bytes_max)
+    }
+
+    fn skip(&mut self, stream: StreamKey, bytes: u32) {
+        self.throw_away(stream, bytes);
+    }
+
+    fn has_ended(&self, stream: StreamKey) -> bool {
+        self.streams.socket(stream).is_some_and(stream::has_ended)
+    }
+
+    fn send_first(&mut self, stream: StreamKey, bytes: &[u8]) -> bool {
+        self.put_first(stream, bytes)
+    }
+
+    fn local_address(&self, stream: StreamKey) -> Option<SocketAddr> {
+        let socket = self.streams.socket(stream)?;
+        stream::local_address(socket).ok().flatten()
     }
 
     fn release(&mut self, parcel: Parcel) {

@@ -13,6 +13,7 @@ mod buffers;
 mod build;
 mod datagrams;
 mod door;
+mod first_bytes;
 mod kernel;
 mod move_bytes;
 mod ops;
@@ -28,6 +29,8 @@ mod tests;
 pub use buffers::Parcel;
 pub use build::RingSize;
 pub use datagrams::{Datagram, Datagrams, Envelope, Undelivered};
-pub use door::{AcceptEnd, Answer, Incoming, Kernel, Outcome, Patience, Route, StartError};
+pub use door::{
+    AcceptEnd, Answer, Incoming, Kernel, Outcome, PEEK_BYTES_MAX, Patience, Route, StartError,
+};
 pub use probe::{Features, MASK_VARIABLE, kernel_release, probe};
 pub use ring::Ring;

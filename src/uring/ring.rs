@@ -55,6 +55,8 @@ pub struct Ring {
     pub(super) listeners: Vec<Listening>,
     pub(super) stock: PipeStock,
     pub(super) flights: Vec<Flight>,
+    /// Where first bytes are looked at.
+    pub(super) glance: Box<[u8]>,
     /// By buffer: the answer of the send that has it, if there was one.
     pub(super) unsent: Box<[Option<Unsent>]>,
     /// Submissions queued so far, over the ring's life.

@@ -1,3 +1,5 @@
+//! Real and made-up ClientHellos: the name is found in any pieces, and as the library that ends TLS would find it.
+
 use std::io::Cursor;
 use std::sync::Arc;
 

@@ -130,8 +130,12 @@ impl<K: Kernel> Worker<K> {
         } else {
             None
         };
+        // A peer that announces its client is not the one to be judged; see `preface`.
+        let announced = local.preface.announcers.include(client.map(|it| it.ip()));
         // Only a client that has gone already has a port but no address.
-        let admitted = if client.is_none() && port != 0 && local.judges_addresses() {
+        let admitted = if announced {
+            local.admit(&self.hatches.sources, None, self.now)
+        } else if client.is_none() && port != 0 && local.judges_addresses() {
             Err(Refusal::Denied)
         } else {
             let address = client.map(|client| client.ip());
@@ -178,11 +182,8 @@ impl<K: Kernel> Worker<K> {
     ) -> Tenant {
         self.sessions_begun += 1;
         let id = u64::from(self.world.worker.0) << 48 | self.sessions_begun;
-        let jitter = self.random();
-        let rules = self
-            .world
-            .pool(pool)
-            .map_or(NO_POOL, |pool| rules_of(pool, jitter));
+        let (stage, preface_ns) = self.first_stage(listener, pool, client);
+        let rules = self.rules_for(pool, preface_ns);
         let mut tenant = Tenant::new(
             TcpSession::new(rules, self.now),
             id,
@@ -192,8 +193,22 @@ impl<K: Kernel> Worker<K> {
         );
         tenant.port = port;
         tenant.client = client;
+        tenant.stage = stage;
         tenant.hash = self.hash_of(pool, client);
         tenant
+    }
+
+    /// What a session of this pool is played by.
+    pub(super) fn rules_for(&mut self, pool: crate::ids::PoolId, preface_ns: u64) -> Rules {
+        let jitter = self.random();
+        let rules = self
+            .world
+            .pool(pool)
+            .map_or(NO_POOL, |pool| rules_of(pool, jitter));
+        Rules {
+            preface_ns,
+            ..rules
+        }
     }
 
     fn refuse(&mut self, listener: ListenerId, why: Refusal, incoming: Incoming) {
@@ -239,6 +254,7 @@ impl<K: Kernel> Worker<K> {
             pool: local.pool,
             wants_address: local.wants_address,
             access: local.access.clone(),
+            preface: Arc::clone(&local.preface),
             port,
         };
         let hatch = &self.hatches.workers[other];
@@ -346,6 +362,7 @@ fn tcp_listeners(snapshot: &Snapshot) -> impl Iterator<Item = &Arc<Listener>> {
 
 /// For a session whose pool a reload has just taken away: it ends at once.
 const NO_POOL: Rules = Rules {
+    preface_ns: 0,
     connect_timeout_ns: 0,
     connect_attempts: 1,
     connect_budget_ns: 0,
@@ -361,6 +378,7 @@ fn rules_of(pool: &Pool, random: u64) -> Rules {
     let lifetime_ns =
         pool.times.lifetime_ns / 10 * 9 + pool.times.lifetime_ns / 5 / 1024 * (random & 1023);
     Rules {
+        preface_ns: 0,
         connect_timeout_ns: pool.connect_timeout_ns,
         connect_attempts: pool.connect_attempts.clamp(1, TRIED_MAX as u8),
         connect_budget_ns: pool.connect_budget_ns,

@@ -168,6 +168,7 @@ mod tests {
             pool: PoolId(0),
             wants_address: true,
             access: AccessList::new(&[], &deny).map(Arc::new),
+            preface: std::sync::Arc::default(),
         }
     }
 

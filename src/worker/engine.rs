@@ -253,6 +253,7 @@ impl<K: Kernel> Worker<K> {
         }
         self.take_transfers();
         self.take_grants();
+        self.take_cancelled();
         self.carry_out_evictions();
         self.serve_all_waiters();
     }

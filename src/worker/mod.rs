@@ -15,6 +15,7 @@ mod ending;
 mod engine;
 mod flows;
 mod pacing;
+mod preface;
 mod spin;
 mod start;
 mod street;

@@ -21,10 +21,16 @@ impl<K: Kernel> Worker<K> {
     pub(super) fn on_answer(&mut self, stream: StreamKey, answer: Answer) {
         let StreamKey { session: key, side } = stream;
         let event = match answer {
-            Answer::Connected => {
-                self.note_connected(key);
-                Event::Connected
-            }
+            Answer::Connected => match self.announce(key) {
+                Ok(()) => {
+                    self.note_connected(key);
+                    Event::Connected
+                }
+                Err(failure) => {
+                    self.note_connect_failure(key, failure);
+                    Event::ConnectFailed(failure)
+                }
+            },
             Answer::ConnectFailed(failure) => {
                 self.note_connect_failure(key, failure);
                 Event::ConnectFailed(failure)
@@ -95,6 +101,7 @@ impl<K: Kernel> Worker<K> {
     fn carry_out(&mut self, key: SessionKey, action: Action<Parcel>) {
         let stream = |side| StreamKey { session: key, side };
         match action {
+            Action::Look { late } => self.look(key, late),
             Action::Choose => self.choose(key),
             Action::GiveUp => self.give_up_backend(key),
             Action::Wait => self.join_waiters(key),

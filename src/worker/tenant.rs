@@ -6,6 +6,8 @@ use crate::handoff::{SessionRecord, SourcePlace, WarmProfile, WarmSocket};
 use crate::ids::{BackendId, End, ListenerId, Nanos, PoolId, Side};
 use crate::session::TcpSession;
 
+use super::preface::Stage;
+
 /// Attempts that are remembered, so that each goes to another backend; also the most attempts a session can have.
 pub(super) const TRIED_MAX: usize = 8;
 
@@ -57,6 +59,9 @@ pub(super) struct Tenant {
     /// The port the client came to.
     pub(super) port: u16,
     pub(super) client: Option<SocketAddr>,
+    /// Where the client went to, if a PROXY header said so.
+    pub(super) announced: Option<SocketAddr>,
+    pub(super) stage: Stage,
     /// The client's hash, for pools that choose by it.
     pub(super) hash: u64,
     pub(super) opened: Nanos,
@@ -103,6 +108,8 @@ impl Tenant {
             tried: Tried::NONE,
             port: 0,
             client: None,
+            announced: None,
+            stage: Stage::Done,
             hash: 0,
             opened,
             queued: false,

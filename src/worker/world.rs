@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 
 use crate::handoff::{
     AccessList, Backend, BackendCounters, BackendShared, ListenSocket, ListenerCounters,
-    ListenerShared, Phase, Pool, PoolCounters, Snapshot, Spin, Target, Transfer,
+    ListenerShared, Phase, Pool, PoolCounters, Preface, Snapshot, Spin, Target, Transfer,
 };
 use crate::ids::{Address, BackendId, ListenerId, PoolId, SocketId, WorkerId};
 
@@ -19,6 +19,7 @@ pub(super) struct LocalListener {
     pub(super) pool: PoolId,
     pub(super) wants_address: bool,
     pub(super) access: Option<Arc<AccessList>>,
+    pub(super) preface: Arc<Preface>,
 }
 
 #[derive(Debug)]
@@ -173,6 +174,7 @@ impl World {
                 pool: listener.pool,
                 wants_address: listener.wants_address,
                 access: listener.access.clone(),
+                preface: Arc::clone(&listener.preface),
             };
             put(&mut self.listeners, listener.id().index(), local);
         }
@@ -195,6 +197,7 @@ impl World {
                 pool: transfer.pool,
                 wants_address: transfer.wants_address,
                 access: transfer.access.clone(),
+                preface: Arc::clone(&transfer.preface),
             };
             put(&mut self.listeners, shared.id.index(), local);
         }

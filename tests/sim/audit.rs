@@ -239,6 +239,10 @@ impl Net {
             End::ConnectTimeout => record.attempts > 0,
             End::ConnectRefused => record.attempts > 0,
             End::NoBackend | End::WaitFull => record.attempts < 5,
+            // Too few bytes for a packet, and no more came.
+            End::PrefaceInvalid => {
+                record.attempts == 0 && (1..8).contains(&client.sent) && client.taken == 0
+            }
             End::WaitTimeout => record.wait_ns > 10 * MILLISECOND,
             End::ClientGone => client.is_dead() || client.fin,
             End::Idle | End::HalfCloseTimeout => silent + MILLISECOND > IDLE_LEAST_NS,

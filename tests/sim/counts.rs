@@ -80,6 +80,7 @@ impl Counts {
 fn name_of_phase(phase: Phase) -> &'static str {
     match phase {
         Phase::Choosing => "choosing",
+        Phase::Preface => "preface",
         Phase::Waiting => "waiting",
         Phase::Pausing => "pausing",
         Phase::Connecting => "connecting",

@@ -6,11 +6,14 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
-use ringway::ids::{ConnectFailure, Interest, Moved, SessionKey, Side, SocketId, StreamKey};
-use ringway::uring::{Incoming, Kernel, Outcome, Parcel, Patience, Route};
+use ringway::ids::{
+    ConnectFailure, Fault as Broken, Interest, Moved, SessionKey, Side, SocketId, StreamKey,
+};
+use ringway::uring::{Incoming, Kernel, Outcome, PEEK_BYTES_MAX, Parcel, Patience, Route};
 
 use super::counts::Fault;
 use super::kernel::{End, FakeKernel, Flight, Listening, Op, OpKind, Submission};
+use super::socket::{HUP, RDHUP};
 
 impl FakeKernel {
     fn arm(&mut self, stream: StreamKey, kind: OpKind) {
@@ -151,6 +154,37 @@ impl Kernel for FakeKernel {
         let place = (self.worker, self.attached);
         self.net_mut().admit(conn, place);
         self.say(|| format!("c{conn} is session {}", place.1));
+    }
+
+    fn peek(&mut self, stream: StreamKey, bytes_max: u32) -> Result<&[u8], Broken> {
+        self.busy = true;
+        let conn = self.end(stream).conn;
+        let told = self.net_mut().conns[conn].take_error();
+        if let Some(fault) = told {
+            self.note_told(stream, fault);
+            return Err(fault);
+        }
+        // What clients say here means nothing to anybody: zeros.
+        static ZEROS: [u8; PEEK_BYTES_MAX] = [0; PEEK_BYTES_MAX];
+        let waiting = self.net().conns[conn].waiting();
+        let bytes = waiting.min(u64::from(bytes_max)) as usize;
+        Ok(&ZEROS[..bytes.min(PEEK_BYTES_MAX)])
+    }
+
+    fn skip(&mut self, stream: StreamKey, bytes: u32) {
+        self.fail(&format!("{stream:?}: {bytes} bytes are thrown away"));
+    }
+
+    fn has_ended(&self, stream: StreamKey) -> bool {
+        self.net().conns[self.end(stream).conn].mask() & (RDHUP | HUP) != 0
+    }
+
+    fn send_first(&mut self, stream: StreamKey, _: &[u8]) -> bool {
+        self.fail(&format!("{stream:?}: nobody is to be announced"));
+    }
+
+    fn local_address(&self, _: StreamKey) -> Option<SocketAddr> {
+        None
     }
 
     fn connect(&mut self, session: SessionKey, route: Route<'_>) -> Result<(), ConnectFailure> {

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use ringway::balance::{Algorithm, Chooser};
 use ringway::handoff::{
     Admin, Backend, BackendOptions, BackendShared, Capacity, FlowRules, Hatches, Health, Keepalive,
-    ListenSocket, Listener, ListenerShared, Phase, Pool, PoolShared, Protocol, SessionTimes,
-    Snapshot, Spin, Target, WaitRules, Waiters,
+    ListenSocket, Listener, ListenerShared, Phase, Pool, PoolShared, Preface, Protocol,
+    SessionTimes, Snapshot, Spin, Target, WaitRules, Waiters,
 };
 use ringway::ids::{Address, BackendId, End, ListenerId, Nanos, PoolId, SocketId};
 
@@ -20,6 +20,8 @@ use super::net::Net;
 use super::random::Random;
 use super::weather::Weather;
 
+/// How long first bytes are waited for: well below the patience of the audit.
+const PREFACE_NS: u64 = 300 * MILLISECOND;
 const MILLISECOND: u64 = 1_000_000;
 const BACKENDS_PER_POOL: usize = 3;
 const LISTENERS: usize = 3;
@@ -43,6 +45,8 @@ pub struct ListenerSeat {
 
 pub struct PoolSeat {
     pub shared: Arc<PoolShared>,
+    /// Its clients' first bytes are looked at.
+    looks_first: bool,
     pub present: bool,
     waiters: Arc<Waiters>,
     algorithm: Algorithm,
@@ -361,6 +365,10 @@ impl Office {
                     sockets: sockets.cloned().collect(),
                     wants_address: seat.wants_address,
                     access: None,
+                    preface: Arc::new(Preface {
+                        timeout_ns: PREFACE_NS,
+                        ..Preface::default()
+                    }),
                 })
             })
             .collect()
@@ -486,6 +494,7 @@ impl PoolSeat {
             connect_timeout_ns: 0,
             connect_attempts: 1,
             connect_budget_ns: 0,
+            looks_first: false,
         };
         seat.redraw(random);
         seat
@@ -555,6 +564,9 @@ impl PoolSeat {
                 user_timeout_ms: 0,
             },
             breaker: None,
+            send_proxy: None,
+            // What clients say is no cancel request, but it must be looked at to know that.
+            cancel: self.looks_first,
         }
     }
 }

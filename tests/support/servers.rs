@@ -50,6 +50,19 @@ impl Server {
         }
     }
 
+    /// The same with a folder that goes after it.
+    pub fn start_in(
+        folder: tempfile::TempDir,
+        command: &mut Command,
+        polite: &'static str,
+    ) -> Server {
+        Server {
+            child: spawn(command),
+            polite,
+            _directory: Some(folder),
+        }
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
@@ -253,7 +266,7 @@ impl Postgres {
     }
 }
 
-fn psql(target: SocketAddr, sql: &str) -> Command {
+pub fn psql(target: SocketAddr, sql: &str) -> Command {
     let mut command = Command::new(program("psql", "postgresql-client"));
     command.args([
         "-X",
@@ -271,7 +284,7 @@ fn psql(target: SocketAddr, sql: &str) -> Command {
     command
 }
 
-fn is_root() -> bool {
+pub fn is_root() -> bool {
     let status = fs::read_to_string("/proc/self/status").expect("status of this process");
     status
         .lines()

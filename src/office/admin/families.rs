@@ -9,7 +9,7 @@ use crate::handoff::{
     Admin, Backend, BackendCounters, Discard, Handout, Health, Histogram, HistogramSum,
     ListenerCounters, PoolCounters, Protocol, Tally, WorkerCounters,
 };
-use crate::ids::{CheckResult, ConnectFailure, Drop, End, Refusal};
+use crate::ids::{CancelResult, CheckResult, ConnectFailure, Drop, End, Refusal};
 use crate::office::board::{Board, View};
 
 use super::metrics::{Labels, Page};
@@ -312,6 +312,15 @@ pub(super) fn pools(page: &mut Page<'_>, view: &View) -> fmt::Result {
         all().map(|i| {
             let shards = pools[i].shared.workers.iter();
             (label(i), shards.map(|shard| shard.paced.read()).sum())
+        }),
+    )?;
+    let cancels = all().flat_map(|i| CancelResult::ALL.iter().map(move |&result| (i, result)));
+    page.counter(
+        "cancels",
+        "PostgreSQL cancel requests, by what became of them",
+        cancels.map(|(i, result)| {
+            let count = pools[i].shared.cancels[result.index()].load(Ordering::Relaxed);
+            (with(label(i), "result", result.word()), count)
         }),
     )?;
     for (name, help, pick) in POOL_HISTOGRAMS {

@@ -4,7 +4,7 @@
 
 use crate::ids::{ConnectFailure, End, Fault, Interest, Moved, Side, Sink, Source};
 
-use super::super::event::{Action, Event};
+use super::super::event::{Action, Event, Look};
 use super::super::tcp::{Operation, Phase};
 use super::explore::Run;
 use super::world::{ASKED_MAX, Flight, Serial, Wire, World};
@@ -25,6 +25,7 @@ impl World {
     ) -> Verdict<Option<Event<Serial>>> {
         demand(self.end.is_none(), "nothing is done after Done")?;
         match *action {
+            Action::Look { late } => return self.carry_look(late, run).map(Some),
             Action::Choose
             | Action::GiveUp
             | Action::Wait
@@ -97,6 +98,7 @@ impl World {
             Action::Choose => {
                 demand(!self.reserved, "one backend is reserved at a time")?;
                 demand(!self.queued, "who waits does not choose")?;
+                demand(self.known, "nobody is given a backend before it is known")?;
                 let tried = self.session.attempts() > 0;
                 return Ok(Some(match run.choices.pick(2 + usize::from(tried)) {
                     1 => Event::NoneOpen,
@@ -159,6 +161,38 @@ impl World {
             }
         }
         Ok(None)
+    }
+
+    /// Looks at what the client has sent: whether that is enough is anybody's guess, but not for ever.
+    fn carry_look(&mut self, late: bool, run: &mut Run<'_>) -> Verdict<Event<Serial>> {
+        demand(
+            self.session.phase == Phase::Preface && !self.known,
+            "first bytes are looked at before anything else",
+        )?;
+        let client = self.see(Side::Client);
+        let bytes = u32::from(client.arrived);
+        let last = late || client.fin;
+        let served = Look::Served(End::BackendFin);
+        let refused = Look::Refused(End::PrefaceInvalid);
+        let look = if self.busy {
+            demand(late, "who is busy is not asked before the time is over")?;
+            served
+        } else {
+            match run.choices.pick(if last { 3 } else { 5 }) {
+                0 => Look::Known,
+                1 => refused,
+                2 => served,
+                3 => Look::Busy,
+                _ => Look::More {
+                    bytes,
+                    wanted: bytes + 1,
+                },
+            }
+        };
+        self.known = look == Look::Known;
+        self.busy = look == Look::Busy;
+        self.served = look == served;
+        Ok(Event::Looked(look))
     }
 
     fn carry_receive(&mut self, side: Side) -> Verdict<()> {

@@ -15,6 +15,7 @@ pub(super) enum Cause {
     Kill,
     NoBackend,
     NoRoomToWait,
+    Look,
     Connect,
     Ready,
     ReceiveEnded,
@@ -28,6 +29,7 @@ impl Cause {
             Event::Kill(_) => Cause::Kill,
             Event::NoneOpen => Cause::NoBackend,
             Event::Queued(false) => Cause::NoRoomToWait,
+            Event::Looked(_) => Cause::Look,
             Event::ConnectFailed(_) | Event::ConnectCancelled => Cause::Connect,
             Event::Ready(..) => Cause::Ready,
             Event::ReceiveEnded(Side::Client, _) => Cause::ReceiveEnded,
@@ -56,8 +58,12 @@ impl World {
     }
 
     fn judge_whole(&mut self) -> Verdict<()> {
-        self.whole = self.is_whole(Side::Client) && self.is_whole(Side::Backend);
-        demand(self.whole, "only two whole streams end by end of stream")
+        let whole = self.is_whole(Side::Client) && self.is_whole(Side::Backend);
+        self.whole = whole || self.served;
+        demand(
+            self.whole,
+            "only two whole streams, or who was served, end by end of stream",
+        )
     }
 
     fn judge_cut(&self, end: End, cause: Cause, before: &TcpSession) -> Verdict<()> {
@@ -70,6 +76,7 @@ impl World {
         let client = self.see(Side::Client);
         let right = match end {
             End::Killed => cause == Cause::Kill,
+            End::PrefaceInvalid => cause == Cause::Look,
             End::NoBackend => cause == Cause::NoBackend && rules.wait_timeout_ns == 0,
             End::WaitFull => cause == Cause::NoRoomToWait,
             End::WaitTimeout => cause == Cause::Tick && before.phase == Phase::Waiting,
@@ -129,6 +136,9 @@ impl World {
             Some(Side::Backend) => Some(End::BackendFin),
             None => None,
         };
+        if self.served {
+            return demand(end == End::BackendFin, "who was served ends so");
+        }
         demand(
             !whole || Some(end) == first,
             "a clean end is named by who ended first",
@@ -176,6 +186,7 @@ impl World {
     fn check_clock(&self) -> Verdict<()> {
         let session = &self.session;
         let deadline = match session.phase {
+            Phase::Preface => NOW.after(session.rules.preface_ns),
             Phase::Waiting | Phase::Pausing => {
                 NOW.after(session.rules.wait_timeout_ns.max(PAUSE_NS))
             }
@@ -265,6 +276,12 @@ impl World {
     /// A reset must not go unseen: something tells of it now, or a watch is due.
     fn check_watched(&self, side: Side) -> Verdict<()> {
         let (wire, session) = (self.see(side), &self.session);
+        if session.phase == Phase::Preface && side == Side::Client && !self.busy {
+            return demand(
+                wire.readable != Operation::Off || session.ask_due != Nanos::NEVER,
+                "first bytes are noticed before the time is over",
+            );
+        }
         if session.phase != Phase::Relaying || self.broken.is_some() || wire.exchanged() {
             return Ok(());
         }

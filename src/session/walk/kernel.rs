@@ -3,7 +3,7 @@
 
 use crate::ids::{Condition, ConnectFailure, End, Fault, Interest, Nanos, ReceiveEnd, Side};
 
-use super::super::event::Event;
+use super::super::event::{Event, Look};
 use super::super::rules::WATCH_NS;
 use super::super::tcp::{Operation, Phase};
 use super::plan::{Fullness, Plan};
@@ -29,6 +29,8 @@ pub(super) enum Step {
     ConnectFailed(ConnectFailure),
     ConnectCancelled,
     Granted,
+    /// Those who were busy for the client are done.
+    Served,
     Tick,
     Kill,
 }
@@ -57,6 +59,9 @@ impl World {
         self.clock_steps(plan, steps);
         if self.queued {
             steps.push(Step::Granted);
+        }
+        if self.busy {
+            steps.push(Step::Served);
         }
         if plan.kills {
             steps.push(Step::Kill);
@@ -184,7 +189,8 @@ impl World {
             | Step::PeerResets(_)
             | Step::PeerLeaves(_)
             | Step::Kill
-            | Step::Granted => false,
+            | Step::Granted
+            | Step::Served => false,
             Step::TimePasses => self.session.delivering || self.pause_ns() <= WATCH_NS,
             Step::Sent(side) | Step::SentShort(side, _) | Step::SendBroken(side) => {
                 self.see(side).flight.is_some_and(|flight| flight.sure)
@@ -262,6 +268,11 @@ impl World {
                 self.queued = false;
                 self.reserved = true;
                 Event::Granted
+            }
+            Step::Served => {
+                self.busy = false;
+                self.served |= !self.session.is_closing();
+                Event::Looked(Look::Served(End::BackendFin))
             }
             Step::Tick => Event::Tick,
             Step::Kill => {

@@ -66,6 +66,7 @@ const SPLICE: &str = "splice";
 const RESET_COPY: &str = "resets while copying";
 const RESET_STALL: &str = "resets while stalled";
 const OPENING: &str = "opening";
+const PREFACE: &str = "preface";
 
 /// Bugs of those who tell the session what happened.
 const LIES: &[Mutant] = &[
@@ -580,7 +581,76 @@ const ENDLESS: &[Mutant] = &[
     }),
 ];
 
+/// First bytes looked at wrongly.
+const FIRST_BYTES: &[Mutant] = &[
+    slip(
+        "a backend is chosen before the client is known",
+        PREFACE,
+        |_, before, word, actions| {
+            if before.phase == Phase::Preface && word == "Ready" {
+                actions.clear();
+                actions.push(Action::Choose);
+            }
+        },
+    ),
+    slip(
+        "first bytes are not waited for",
+        PREFACE,
+        |world, _, word, actions| {
+            if word == "Looked" {
+                actions.retain(|action| !matches!(action, Action::Poll(_, Interest::Readable)));
+                world.session.sockets[Side::Client].readable = Operation::Off;
+                world.wire(Side::Client).readable = Operation::Off;
+            }
+        },
+    ),
+    slip(
+        "a watermark outlives the preface",
+        PREFACE,
+        |_, _, _, actions| {
+            actions.retain(|action| !matches!(action, Action::Watermark(_, 1)));
+        },
+    ),
+    slip("a preface may last for ever", PREFACE, |world, _, _, _| {
+        if world.session.phase == Phase::Preface {
+            world.session.phase_deadline = Nanos::NEVER;
+            world.session.wake_at = world.session.ask_due;
+        }
+    }),
+    slip("who was served is reset", PREFACE, |_, _, _, actions| {
+        for action in actions {
+            if let Action::Close { reset, .. } = action {
+                *reset = true;
+            }
+        }
+    }),
+    slip(
+        "who is refused gets an end of stream",
+        PREFACE,
+        |_, _, _, actions| {
+            for action in actions {
+                if let Action::Close { reset, .. } = action {
+                    *reset = false;
+                }
+            }
+        },
+    ),
+    slip(
+        "a last look is not the last",
+        PREFACE,
+        |_, _, _, actions| {
+            for action in actions {
+                if let Action::Look { late } = action {
+                    *late = false;
+                }
+            }
+        },
+    ),
+];
+
 /// All of them.
 pub(super) fn all() -> impl Iterator<Item = &'static Mutant> {
-    [LIES, BYTES, ENDS, ENDLESS, REPLAYS].into_iter().flatten()
+    [LIES, BYTES, ENDS, ENDLESS, REPLAYS, FIRST_BYTES]
+        .into_iter()
+        .flatten()
 }

@@ -97,6 +97,7 @@ const SILENT: Habits = Habits {
 
 /// One attempt, no waiting, no limits of time.
 pub(super) const PLAIN_RULES: Rules = Rules {
+    preface_ns: 0,
     connect_timeout_ns: millis(150),
     connect_attempts: 1,
     connect_budget_ns: millis(1_000),
@@ -130,6 +131,20 @@ const OPENING: Plan = Plan {
         connect_timeout_ns: millis(100),
         connect_attempts: 3,
         connect_budget_ns: millis(200),
+        wait_timeout_ns: millis(200),
+        ..PLAIN_RULES
+    },
+    habits: [sends(1).or_resets(), SILENT],
+    kills: true,
+    time: true,
+    begin: Begin::Accepted,
+    ..QUIET
+};
+
+const PREFACE: Plan = Plan {
+    name: "preface",
+    rules: Rules {
+        preface_ns: millis(150),
         wait_timeout_ns: millis(200),
         ..PLAIN_RULES
     },
@@ -371,6 +386,17 @@ pub(super) const PLANS: &[Plan] = &[
         habits: [sends(1), SILENT],
         kills: false,
         ..OPENING
+    },
+    PREFACE,
+    Plan {
+        name: "preface, leaving on an end of stream",
+        rules: Rules {
+            leave_on_fin: true,
+            ..PREFACE.rules
+        },
+        habits: [sends(1), SILENT],
+        kills: false,
+        ..PREFACE
     },
     COPY,
     STALL,

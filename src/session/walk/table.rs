@@ -41,13 +41,14 @@ impl Table {
                 compared += 1;
             }
         }
-        assert_eq!(compared, 5, "each phase has its line");
+        assert_eq!(compared, 6, "each phase has its line");
     }
 }
 
 fn phase_word(phase: Phase) -> &'static str {
     match phase {
         Phase::Choosing => "Choosing",
+        Phase::Preface => "Preface",
         Phase::Waiting => "Waiting",
         Phase::Pausing => "Pausing",
         Phase::Connecting => "Connecting",
@@ -61,6 +62,7 @@ fn phase_word(phase: Phase) -> &'static str {
 pub(super) fn word(event: &Event<Serial>) -> &'static str {
     match event {
         Event::Opened => "Opened",
+        Event::Looked(_) => "Looked",
         Event::Chosen { .. } => "Chosen",
         Event::NoneOpen => "NoneOpen",
         Event::Queued(_) => "Queued",

@@ -174,6 +174,12 @@ pub(super) struct World {
     pub(super) connecting: Operation,
     pub(super) reserved: bool,
     pub(super) queued: bool,
+    /// All that is to be known of the client is.
+    pub(super) known: bool,
+    /// Others carry out what it wants.
+    pub(super) busy: bool,
+    /// What it wanted was done, or refused, without a backend.
+    pub(super) served: bool,
     pub(super) matured: bool,
     /// The side that the session was first told to be broken, and until when it may deliver what came before.
     pub(super) broken: Option<Side>,
@@ -208,6 +214,9 @@ impl World {
             connecting: Operation::Off,
             reserved: false,
             queued: false,
+            known: plan.rules.preface_ns == 0,
+            busy: false,
+            served: false,
             matured: false,
             broken: None,
             flush_due: Nanos::NEVER,

@@ -1,3 +1,5 @@
+//! Vectors of the PROXY protocol, and what must hold for any bytes: any cut gives the same verdict, another reader agrees.
+
 use proptest::prelude::*;
 
 use super::*;
