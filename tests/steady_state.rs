@@ -261,6 +261,7 @@ fn datagram_listener() -> (Arc<Listener>, SocketAddr) {
         sockets: vec![Arc::new(socket)],
         wants_address: true,
         access: None,
+        preface: Arc::default(),
     };
     (Arc::new(listener), address)
 }

@@ -57,15 +57,14 @@ pub(super) struct BackendDraft {
 pub(super) fn read_pool(desk: &mut Desk<'_>, mut table: Section) -> PoolDraft {
     let found_name = table.require(desk, "name", "a name of its own", name);
     let health = read_health(desk, &mut table);
+    let send_proxy = read_send_proxy(desk, &mut table);
     let plan = PoolPlan {
         name: String::new(),
         algorithm: table
             .read(desk, "algorithm", word(ALGORITHMS))
             .unwrap_or(Algorithm::LeastConnections),
         hash_key: read_hash_key(desk, &mut table),
-        hash_seed: table
-            .read(desk, "hash_seed", whole(0..=i128::from(u64::MAX)))
-            .unwrap_or(0),
+        hash_seed: read_hash_seed(desk, &mut table),
         source: read_source(desk, &mut table),
         connect_timeout: table
             .read(desk, "connect_timeout", duration(MILLISECOND, HOUR))
@@ -94,12 +93,11 @@ pub(super) fn read_pool(desk: &mut Desk<'_>, mut table: Section) -> PoolDraft {
             .read(desk, "on_drain", on_loss)
             .unwrap_or(OnLoss::Keep),
         udp: read_udp(desk, &mut table, &health.plan),
-        send_proxy: read_send_proxy(desk, &mut table),
+        send_proxy,
         cancel: read_cancel(desk, &mut table),
         health: health.plan,
         tiers: read_tiers(desk, &mut table),
-        // No pool of this version sends a PROXY header.
-        warm: read_warm(desk, &mut table, false),
+        warm: read_warm(desk, &mut table, send_proxy.is_some()),
         backends: Vec::new(),
     };
     let discovered = read_extras(desk, &mut table);
@@ -114,6 +112,11 @@ pub(super) fn read_pool(desk: &mut Desk<'_>, mut table: Section) -> PoolDraft {
         backends,
         plan,
     }
+}
+
+fn read_hash_seed(desk: &mut Desk<'_>, table: &mut Section) -> u64 {
+    let seed = table.read(desk, "hash_seed", whole(0..=i128::from(u64::MAX)));
+    seed.unwrap_or(0)
 }
 
 fn read_hash_key(desk: &mut Desk<'_>, table: &mut Section) -> HashKey {

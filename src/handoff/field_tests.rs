@@ -81,6 +81,8 @@ fn pool(algorithm: Algorithm, backends: Vec<Backend>, rules: TierRules) -> Pool 
             keepalive: None,
             user_timeout_ms: 0,
         },
+        send_proxy: None,
+        cancel: false,
     }
 }
 

@@ -96,12 +96,7 @@ impl Ring {
             glance: vec![0; PEEK_BYTES_MAX].into_boxed_slice(),
             unsent: vec![None; usize::from(size.buffers)].into_boxed_slice(),
             queued: 0,
-            enter_flags: ENTER_GETEVENTS
-                | if features.no_iowait {
-                    ENTER_NO_IOWAIT
-                } else {
-                    0
-                },
+            enter_flags: ENTER_GETEVENTS | (ENTER_NO_IOWAIT * u32::from(features.no_iowait)),
             in_flight: 0,
             completions: Vec::with_capacity(size.completions.min(16_384) as usize),
             overflow_seen: 0,
