@@ -36,7 +36,14 @@ impl MariaDb {
         let mut command = Command::new(install);
         command.args(["--no-defaults", "--auth-root-authentication-method=normal"]);
         command.arg("--user=mysql");
-        text_of(command.arg(format!("--datadir={}", data.display())));
+        command.arg(format!("--datadir={}", data.display()));
+        // One at a time: side by side they have been seen to fail.
+        static INSTALLING: std::sync::Mutex<()> = std::sync::Mutex::new(());
+        let installing = INSTALLING
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        text_of(command.arg("--innodb-use-native-aio=0"));
+        drop(installing);
         let owner = fs::metadata(&data).unwrap();
         let _ = chown(
             directory.path(),
@@ -46,6 +53,7 @@ impl MariaDb {
         let address = net::free_address();
         let mut command = Command::new(server);
         command.args(["--no-defaults", "--user=mysql", "--skip-name-resolve=0"]);
+        command.arg("--innodb-use-native-aio=0");
         command.arg(format!("--datadir={}", data.display()));
         command.arg(format!("--bind-address={}", address.ip()));
         command.arg(format!("--port={}", address.port()));
