@@ -222,12 +222,10 @@ fn the_writer_to_a_stalled_reader_resets() {
             let (resetting, other) = pairs.pair().ends(who);
             let sent = fill_up(&resetting, 9);
             net::reset(resetting);
-            // One second for delivery, and some for a busy machine.
-            until(
-                Duration::from_millis(2_500),
-                "the stalled reader is reset",
-                || shown_of(&other).is_none(),
-            );
+            // One second for delivery, and much for a busy machine.
+            until(seconds(10), "the stalled reader is reset", || {
+                shown_of(&other).is_none()
+            });
             let received = read_to_reset(&other, 9, LIMIT);
             assert!(received <= sent, "{received} of {sent}");
         }
