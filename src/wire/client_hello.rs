@@ -217,7 +217,8 @@ impl<'a> Hello<'a> {
         Ok(())
     }
 
-    /// A record's header is judged as far as it is there: who speaks no TLS is known by the first byte as a rule.
+    /// A record's header is judged as far as it is there: who speaks no TLS is known by the first byte as a rule. Its minor
+    /// version must be ignored (RFC 8446 section 5.1).
     fn begin_record(&mut self) -> Result<(), Stop> {
         let header = &self.bytes[self.at..];
         // In the middle of a hello a stranger has begun like TLS, and does not go on like it.
@@ -228,7 +229,6 @@ impl<'a> Hello<'a> {
         };
         if header.first().is_some_and(|&kind| kind != RECORD_HANDSHAKE)
             || header.get(1).is_some_and(|&major| major != 3)
-            || header.get(2).is_some_and(|&minor| minor > 4)
         {
             return Err(stranger);
         }
