@@ -6,7 +6,7 @@ use crate::config::{
     self, BackendAddress, CheckKind, CheckPlan, HealthPlan, OnLoss, ProxyVersion, StepPlan,
 };
 use crate::handoff::{Health, Target};
-use crate::ids::{Address, Clock};
+use crate::ids::{Address, Clock, Role};
 use crate::prober::{
     Announce, Check, Dns, Expect, Http, OnDown, Prober, Redis, Rules, SendExpect, Step,
     Target as Watched, Udp,
@@ -56,6 +56,9 @@ pub fn targets(world: &World) -> Vec<Watched> {
                     Some(ProxyVersion::One) => Announce::V1,
                     Some(ProxyVersion::Two) => Announce::V2,
                 },
+                asked: Role::Unknown,
+                on_role_change: OnDown::Keep,
+                has_weight: true,
             });
         }
     }

@@ -6,9 +6,12 @@
 
 mod cancels;
 mod chance;
+mod claims;
 mod complaints;
+mod kept;
 mod kinds;
 mod line;
+mod manners;
 mod report;
 mod ring;
 mod roster;
@@ -22,6 +25,8 @@ mod words;
 
 #[cfg(test)]
 mod loopback_tests;
+#[cfg(test)]
+mod role_tests;
 #[cfg(test)]
 mod roster_tests;
 
@@ -48,8 +53,8 @@ use self::warm::Warmth;
 use self::watch::{Desk, Watch};
 
 pub use crate::wire::expect::Expect;
-pub use kinds::{Dns, Http, Redis, SendExpect, Step, Udp};
-pub use report::{BackendReport, Complaint, Finding, HealthChange, Latest, Reason};
+pub use kinds::{Dns, Http, Mysql, Postgres, Redis, SendExpect, Step, Udp};
+pub use report::{BackendReport, Complaint, Conflict, Finding, HealthChange, Latest, Reason};
 pub use target::{Announce, Check, OnDown, Rules, Target};
 pub use warm::{Notice as WarmNotice, NoticeKind as WarmNoticeKind, Order as WarmOrder};
 pub use words::Words;
@@ -84,6 +89,7 @@ impl Prober {
         let desk = Arc::new(Desk {
             targets: Mutex::new(None),
             histories: Mutex::new(Vec::new()),
+            conflicts: Mutex::new(Vec::new()),
             stop: AtomicBool::new(false),
             news: Notify::new(),
             changes_lost: AtomicU64::new(0),
@@ -158,6 +164,12 @@ impl Prober {
     pub fn report(&self) -> Vec<BackendReport> {
         let histories = self.desk.histories.lock().clone();
         histories.iter().map(|history| history.report()).collect()
+    }
+
+    /// Pools of which several backends say that they are the primary.
+    #[must_use]
+    pub fn conflicts(&self) -> Vec<Conflict> {
+        self.desk.conflicts.lock().clone()
     }
 
     /// Ends the thread and waits for it, two seconds at most; false if it is still there then.

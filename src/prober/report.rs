@@ -21,6 +21,14 @@ pub enum Reason {
         errno: Option<i32>,
         words: Option<Words>,
     },
+    /// It told its role.
+    Role(Role),
+    /// This other backend of the pool says that it is the primary, too.
+    Conflict(Arc<str>),
+    /// It says that it is the primary, and another that may say so, too, was not heard yet or stumbles.
+    Waits,
+    /// The configuration asks for another role, or for none.
+    Configured,
     /// The backend's host name does not resolve.
     Unresolved,
     /// It resolves again; checks start over.
@@ -47,6 +55,17 @@ impl fmt::Display for Reason {
                 io::Error::from_raw_os_error(*errno)
             ),
             Reason::Check { result, .. } => write!(out, "check {result}"),
+            Reason::Role(Role::Unknown) => out.write_str("does not tell its role"),
+            Reason::Role(role) => write!(out, "says that it is {role}"),
+            Reason::Conflict(other) => {
+                write!(
+                    out,
+                    "says that it is primary, and so does {other}: neither gets new sessions"
+                )
+            }
+            Reason::Waits => out
+                .write_str("says that it is primary, and waits for what is to be heard of another"),
+            Reason::Configured => out.write_str("another role is asked for"),
             Reason::Unresolved => out.write_str("name does not resolve"),
             Reason::Resolved => out.write_str("name resolves"),
             Reason::Unchecked => out.write_str("no check configured"),
@@ -72,6 +91,15 @@ pub struct Complaint {
     pub reason: Reason,
 }
 
+/// Two or more backends of a pool that say that they are its primary.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Conflict {
+    pub pool: String,
+    /// Their names, in the order of the configuration.
+    pub claimants: Vec<String>,
+    pub since: Nanos,
+}
+
 /// What one check found. Kinds make it; how long it took is filled in by whoever ran the check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
@@ -82,6 +110,8 @@ pub struct Finding {
     pub words: Option<Words>,
     /// What the server is, where that was asked.
     pub role: Role,
+    /// It turns newcomers away because it has no room; those who are in are served.
+    pub full: bool,
     pub took_ns: u64,
 }
 
@@ -93,6 +123,7 @@ impl Finding {
             errno: None,
             words: None,
             role: Role::Unknown,
+            full: false,
             took_ns: 0,
         }
     }

@@ -2,19 +2,23 @@
 //! target sets go in, checks to be made come out, findings go in; verdicts are written to the backends, changes of
 //! health wait to be delivered. Time is handed in, chance comes from a seed: the same story gives the same outcome.
 
+mod roles;
+
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use std::sync::Arc;
 
 use crate::handoff::{BackendShared, Health};
-use crate::ids::{CheckResult, End, Nanos, millis};
+use crate::ids::{CheckResult, End, Nanos, Role, millis};
 
 use super::chance::Chance;
 use super::complaints::Complaints;
-use super::line::Line;
+use super::kept::Kept;
 use super::report::{Complaint, Finding, HealthChange, History, Reason};
 use super::streak::Streak;
 use super::target::{Check, OnDown, Place, Rules, Target};
+
+use roles::{Bench, Part};
 
 /// First checks of new backends come this far apart, so that a small pool has its verdicts at once.
 const FIRST_CHECK_STEP_NS: u64 = millis(5);
@@ -38,7 +42,7 @@ pub struct Assignment {
     pub place: Place,
     pub timeout_ns: u64,
     /// What the last check left for this one.
-    pub kept: Option<Line>,
+    pub kept: Kept,
 }
 
 #[derive(Debug)]
@@ -50,8 +54,13 @@ struct Entry {
     next: Next,
     grace_ends: Option<Nanos>,
     /// What the last check left for the next one; let go when the target changes.
-    kept: Option<Line>,
+    kept: Kept,
     told: Complaints,
+    part: Part,
+    /// The last finding was that it is full.
+    full: bool,
+    /// It went down for being full, and its sessions were left alone.
+    spared: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,7 +95,9 @@ enum What {
 #[derive(Debug)]
 pub struct Roster {
     entries: Vec<Entry>,
+    /// One that no longer names the time of its entry is void.
     appointments: BinaryHeap<Reverse<Appointment>>,
+    benches: Vec<Bench>,
     chance: Chance,
     serials: u64,
     changes: Vec<HealthChange>,
@@ -101,6 +112,7 @@ impl Roster {
         Roster {
             entries: Vec::new(),
             appointments: BinaryHeap::new(),
+            benches: Vec::new(),
             chance,
             serials: 0,
             changes: Vec::new(),
@@ -150,6 +162,7 @@ impl Roster {
             }
             entry.tell_next_check();
         }
+        self.seat(now);
     }
 
     /// The prober stood still for so long, until `now`. Checks that came due meanwhile are put off by as much, so that
@@ -180,6 +193,7 @@ impl Roster {
             self.appointments.pop();
             match next.what {
                 What::GraceEnds => self.end_grace(next.place, now),
+                What::Check if self.entries[next.place].next != Next::Due(next.at) => {}
                 What::Check => {
                     let assignment = self.start(next.place, now);
                     if assignment.is_some() {
@@ -192,7 +206,7 @@ impl Roster {
     }
 
     /// Takes in what a check found and what it left for the next one; `now` is the moment it was found.
-    pub fn hear(&mut self, ticket: Ticket, finding: Finding, kept: Option<Line>, now: Nanos) {
+    pub fn hear(&mut self, ticket: Ticket, finding: Finding, kept: Kept, now: Nanos) {
         // A publish may have moved the backend to another place.
         let is_it = |entry: &Entry| matches!(entry.next, Next::InFlight { serial, .. } if serial == ticket.serial);
         let place = match self.entries.get(ticket.place) {
@@ -218,22 +232,30 @@ impl Roster {
         } else {
             let result = finding.result;
             entry.kept = kept;
+            entry.part.hear(&finding);
+            entry.full = finding.full;
             let change = entry.streak.hear(result, &rules);
-            if let Some(health) = change {
-                let reason = finding.reason();
+            self.bell |= entry.stop_sparing(result);
+            let reason = finding.reason();
+            if change.is_some() {
                 entry.told.is_due(&reason, now);
-                self.changes.push(entry.change_health(health, reason, now));
-                self.bell = true;
             } else {
                 self.complaints.extend(entry.complain(&finding, now));
             }
             entry.history.record(finding, now);
+            if !self.rule_on(place, reason.clone(), now)
+                && let Some(health) = change
+            {
+                let change = self.entries[place].change_health(health, reason, now);
+                self.changes.push(change);
+                self.bell = true;
+            }
             if result == CheckResult::Void {
                 // Many may be void at once, after a stall: not all at this moment again.
                 let wait = rules.fast_interval_ns.min(VOID_AGAIN_NS);
                 now.after(self.chance.about(wait))
             } else {
-                let wait = entry.pace(&rules);
+                let wait = self.entries[place].pace(&rules);
                 started.after(self.chance.about(wait)).max(now)
             }
         };
@@ -278,14 +300,17 @@ impl Roster {
             history: Arc::new(History::new(backend)),
             next: Next::None,
             grace_ends: None,
-            kept: None,
+            kept: Kept::default(),
             told: Complaints::default(),
+            part: Part::default(),
+            full: false,
+            spared: false,
         };
         if entry.target.address.is_none() {
             self.settle(&mut entry, Health::Down, Reason::Unresolved, now);
         } else if let Some(rules) = entry.target.rules {
             entry.next = Next::New;
-            entry.grace_ends = Some(now.after(rules.timeout_ns));
+            entry.begin_grace(&rules, now);
         } else {
             self.leave_unchecked(&mut entry, now);
         }
@@ -298,7 +323,8 @@ impl Roster {
         let new = &entry.target;
         let moved = old.place() != new.place() || old.check != new.check;
         if moved || new.rules.is_none() {
-            entry.kept = None;
+            entry.kept = Kept::default();
+            entry.part.forget();
         }
         if let Next::InFlight { outdated, .. } = &mut entry.next {
             *outdated |= moved;
@@ -324,9 +350,11 @@ impl Roster {
         };
         if old.address.is_none() {
             // Nothing is known of what the name stands for now.
-            entry.target.backend.verdict.set_unknown_is_eligible(false);
-            entry.grace_ends = Some(now.after(rules.timeout_ns));
+            entry.begin_grace(&rules, now);
             self.settle(entry, Health::Unknown, Reason::Resolved, now);
+        }
+        if old.asked != entry.target.asked {
+            self.adapt_role(entry, &rules, now);
         }
         match entry.next {
             Next::InFlight { .. } | Next::New => {}
@@ -337,6 +365,19 @@ impl Roster {
                 entry.next = Next::Due(at.min(by_new_rules));
             }
             Next::Due(_) => {}
+        }
+    }
+
+    /// Another role is asked for, or none: the checks' word stands without what roles made of it.
+    fn adapt_role(&mut self, entry: &mut Entry, rules: &Rules, now: Nanos) {
+        let health = entry.streak.health();
+        if entry.target.backend.verdict.checked() != health {
+            let change = entry.change_health(health, Reason::Configured, now);
+            self.changes.push(change);
+            self.bell = true;
+        }
+        if health == Health::Unknown {
+            entry.begin_grace(rules, now);
         }
     }
 
@@ -390,7 +431,7 @@ impl Roster {
             check: entry.target.check.clone(),
             place: place_of_target,
             timeout_ns: rules.timeout_ns,
-            kept: entry.kept.take(),
+            kept: std::mem::take(&mut entry.kept),
         })
     }
 
@@ -409,7 +450,7 @@ impl Roster {
 impl Entry {
     /// The interval that applies now.
     fn pace(&self, rules: &Rules) -> u64 {
-        if self.streak.is_moving() {
+        if self.streak.is_moving() || self.part.hurries {
             rules.fast_interval_ns
         } else {
             rules.interval_ns
@@ -417,7 +458,7 @@ impl Entry {
     }
 
     /// Writes the verdict where the workers look, and orders sessions closed where that is asked for.
-    fn change_health(&self, to: Health, reason: Reason, now: Nanos) -> HealthChange {
+    fn change_health(&mut self, to: Health, reason: Reason, now: Nanos) -> HealthChange {
         let backend = &self.target.backend;
         let from = backend.verdict.health();
         // A first verdict is no coming up: at the start all are alike, and a newcomer has risen when it was loaded.
@@ -427,9 +468,12 @@ impl Entry {
             backend.rises(now);
         }
         backend.review_tiers(now);
-        if let (Health::Down, OnDown::Close { over_ms }) = (to, self.target.on_down) {
+        if let (Health::Down, OnDown::Close { over_ms }) = (to, self.target.on_down)
+            && !self.full
+        {
             backend.verdict.evict(End::BackendDown, over_ms);
         }
+        self.spared = to == Health::Down && self.full;
         self.history.latest.lock().changed = Some((now, reason.clone()));
         HealthChange {
             backend: Arc::clone(backend),
@@ -451,6 +495,28 @@ impl Entry {
             health: self.streak.health(),
             reason,
         })
+    }
+
+    /// Without a verdict by the end of it the backend may serve, unless it has to tell its role first.
+    fn begin_grace(&mut self, rules: &Rules, now: Nanos) {
+        self.target.backend.verdict.set_unknown_is_eligible(false);
+        let asks_none = self.target.asked == Role::Unknown;
+        self.grace_ends = asks_none.then(|| now.after(rules.timeout_ns));
+    }
+
+    /// One that was down for being full does not even say that now: its sessions go the way of all others. True if they
+    /// were ordered closed.
+    fn stop_sparing(&mut self, result: CheckResult) -> bool {
+        let silent = !matches!(result, CheckResult::Ok | CheckResult::Void) && !self.full;
+        if !(self.spared && silent) {
+            return false;
+        }
+        self.spared = false;
+        if let OnDown::Close { over_ms } = self.target.on_down {
+            let verdict = &self.target.backend.verdict;
+            verdict.evict(End::BackendDown, over_ms);
+        }
+        true
     }
 
     fn tell_next_check(&self) {

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::chance::Chance;
+use super::kept::Kept;
 use super::report::{Finding, HealthChange, Reason};
 use super::roster::{Assignment, Roster};
 use super::target::{Announce, Check, OnDown, Rules, Target};
 use crate::handoff::{BackendShared, Health, PoolShared, TierMember, TierMode, TierRules};
-use crate::ids::{Address, BackendId, CheckResult, End, Nanos, PoolId, millis};
+use crate::ids::{Address, BackendId, CheckResult, End, Nanos, PoolId, Role, millis};
 
 const RULES: Rules = Rules {
     interval_ns: millis(2_000),
@@ -39,6 +40,9 @@ fn target(backend: &Arc<BackendShared>) -> Target {
         on_down: OnDown::Keep,
         source: None,
         announce: Announce::Off,
+        asked: Role::Unknown,
+        on_role_change: OnDown::Keep,
+        has_weight: true,
     }
 }
 
@@ -66,7 +70,7 @@ fn next_check(roster: &mut Roster) -> (Assignment, Nanos) {
 /// The next check is made and finds `result` at once; returns when it was started.
 fn check(roster: &mut Roster, result: CheckResult) -> Nanos {
     let (assignment, at) = next_check(roster);
-    roster.hear(assignment.ticket, finding(result), None, at);
+    roster.hear(assignment.ticket, finding(result), Kept::default(), at);
     at
 }
 
@@ -147,7 +151,12 @@ fn a_check_slower_than_the_interval_delays_the_next_one() {
     let (assignment, at) = next_check(&mut roster);
     assert_eq!(roster.take_due(Nanos(millis(60_000))).map(|_| ()), None);
     let end = at.after(millis(1_000));
-    roster.hear(assignment.ticket, finding(CheckResult::Timeout), None, end);
+    roster.hear(
+        assignment.ticket,
+        finding(CheckResult::Timeout),
+        Kept::default(),
+        end,
+    );
     assert_eq!(next_check(&mut roster).1, end);
 }
 
@@ -353,7 +362,7 @@ fn findings_about_a_backend_that_left_or_moved_are_dropped() {
     roster.hear(
         first.ticket,
         finding(CheckResult::Refused),
-        None,
+        Kept::default(),
         Nanos(millis(20)),
     );
     assert_eq!(one.verdict.health(), Health::Unknown);
@@ -361,7 +370,7 @@ fn findings_about_a_backend_that_left_or_moved_are_dropped() {
     roster.hear(
         second.ticket,
         finding(CheckResult::Ok),
-        None,
+        Kept::default(),
         Nanos(millis(20)),
     );
     assert_eq!(two.verdict.health(), Health::Up);
@@ -371,7 +380,12 @@ fn findings_about_a_backend_that_left_or_moved_are_dropped() {
     moved.address = Some(Address::Inet(([127, 0, 0, 2], 1).into()));
     roster.publish(vec![moved.clone()], at.after(1));
     let now = at.after(millis(3));
-    roster.hear(old.ticket, finding(CheckResult::Refused), None, now);
+    roster.hear(
+        old.ticket,
+        finding(CheckResult::Refused),
+        Kept::default(),
+        now,
+    );
     assert_eq!(
         roster.histories()[0].report().checks[CheckResult::Refused.index()],
         0
@@ -424,7 +438,7 @@ fn a_name_that_stops_resolving_takes_a_checked_backend_down() {
     roster.hear(
         in_flight.ticket,
         finding(CheckResult::Ok),
-        None,
+        Kept::default(),
         at.after(1),
     );
     assert_eq!(backend.verdict.health(), Health::Down);
@@ -458,7 +472,7 @@ fn without_check_it_is_unknown_and_eligible_whatever_was_before() {
     roster.hear(
         in_flight.ticket,
         finding(CheckResult::Refused),
-        None,
+        Kept::default(),
         at.after(1),
     );
     assert_eq!(roster.next_due(), None);
@@ -508,7 +522,7 @@ proptest! {
                 how => (how, 0),
             };
             let found = at.after(took_ns);
-            roster.hear(assignment.ticket, finding(result), None, found);
+            roster.hear(assignment.ticket, finding(result), Kept::default(), found);
             if backend.verdict.health() == Health::Down {
                 prop_assert!(found.since(dies) <= bound, "{} > {bound}", found.since(dies));
                 return Ok(());
@@ -557,7 +571,7 @@ proptest! {
                 _ if !flying.is_empty() => {
                     let assignment = flying.swap_remove(usize::from(dice) % flying.len());
                     let result = CheckResult::ALL[usize::from(dice) % 3];
-                    roster.hear(assignment.ticket, finding(result), None, now);
+                    roster.hear(assignment.ticket, finding(result), Kept::default(), now);
                 }
                 _ => {}
             }
@@ -574,7 +588,7 @@ proptest! {
         }
         // Let everything in flight end: then each backend that is to be checked is due, once.
         for assignment in flying.drain(..) {
-            roster.hear(assignment.ticket, finding(CheckResult::Ok), None, now);
+            roster.hear(assignment.ticket, finding(CheckResult::Ok), Kept::default(), now);
         }
         let mut due = Vec::new();
         while let Some(assignment) = roster.take_due(Nanos::NEVER) {

@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::handoff::BackendShared;
-use crate::ids::Address;
+use crate::ids::{Address, Role};
 
-use super::kinds::{Dns, Http, Redis, SendExpect, Udp};
+use super::kinds::{Dns, Http, Mysql, Postgres, Redis, SendExpect, Udp};
 
 /// One backend to be watched. It is the same backend as before while `backend` is the same allocation: then it keeps
 /// its health, its counts and the moment of its next check, whatever else changed.
@@ -22,6 +22,12 @@ pub struct Target {
     /// What a check says and wants to hear.
     pub check: Check,
     pub on_down: OnDown,
+    /// The role that the pool asks for; `Unknown`: any. Other backends get no sessions, nor does one that does not tell.
+    pub asked: Role,
+    /// What becomes of sessions of a backend that is alive in another role.
+    pub on_role_change: OnDown,
+    /// Whether it may get new sessions at all, as far as the configuration says.
+    pub has_weight: bool,
     /// Local address to check from.
     pub source: Option<IpAddr>,
     pub announce: Announce,
@@ -54,6 +60,8 @@ pub enum Check {
     Tcp,
     SendExpect(Arc<SendExpect>),
     Http(Arc<Http>),
+    Postgres(Arc<Postgres>),
+    Mysql(Arc<Mysql>),
     Redis(Arc<Redis>),
     Dns(Arc<Dns>),
     Udp(Arc<Udp>),
@@ -94,7 +102,7 @@ pub struct Rules {
     pub fall: u32,
 }
 
-/// What happens to the sessions of a backend that goes down.
+/// What happens to the sessions of a backend that goes down, or takes another role.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnDown {
     Keep,

@@ -13,8 +13,10 @@ use tokio::time::Instant;
 use crate::ids::{Address, CheckResult, Clock, Nanos};
 use crate::sys::{datagram, stream};
 
+use super::kept::Kept;
 use super::kinds;
 use super::line::{self, Break, Line, is_our_shortage};
+use super::manners::Rest;
 use super::report::Finding;
 use super::roster::Assignment;
 use super::stall::StallWatch;
@@ -25,23 +27,26 @@ use super::target::{Announce, Place};
 pub struct Visit {
     place: Place,
     deadline: Instant,
-    kept: Option<Line>,
+    kept: Kept,
 }
 
-/// Makes one check that starts `now` and says what it found, after the timeout at the latest, and which line is kept for
-/// the next one.
+/// Makes one check that starts `now` and says what it found, after the timeout at the latest, and what is kept for the
+/// next one.
 pub async fn check(
     assignment: Assignment,
     started: Nanos,
     clock: Clock,
     stall: &StallWatch,
-) -> (Finding, Option<Line>) {
+) -> (Finding, Kept) {
     let mut visit = Visit {
         place: assignment.place,
         deadline: Instant::now() + Duration::from_nanos(assignment.timeout_ns),
         kept: assignment.kept,
     };
-    let mut finding = kinds::check(&assignment.check, &mut visit).await;
+    let mut finding = match visit.kept.rest.as_ref().and_then(Rest::finding) {
+        Some(said) => visit.look_in(said).await,
+        None => kinds::check(&assignment.check, &mut visit).await,
+    };
     let now = clock.now();
     stall.look(now);
     if stall.stalled_since(started) {
@@ -55,14 +60,54 @@ impl Visit {
     /// The line that the last check of this backend left, with this check's deadline. Its server may have ended it since
     /// then: that says nothing about the backend until a new one has been tried.
     pub fn take_kept(&mut self) -> Option<Line> {
-        let mut line = self.kept.take()?;
+        let mut line = self.kept.line.take()?;
         line.renew(self.deadline);
         Some(line)
     }
 
     /// Leaves a line for the next check. Nothing may be on its way on it.
     pub fn keep(&mut self, line: Line) {
-        self.kept = Some(line);
+        self.kept.line = Some(line);
+    }
+
+    /// Says no more to this backend for a while.
+    pub fn rest(&mut self, rest: Rest) {
+        self.kept.rest = Some(rest);
+    }
+
+    /// Whether a check found the server to be in a cluster of equals.
+    #[must_use]
+    pub fn is_in_cluster(&self) -> bool {
+        self.kept.in_cluster
+    }
+
+    pub fn set_in_cluster(&mut self, in_cluster: bool) {
+        self.kept.in_cluster = in_cluster;
+    }
+
+    /// Looks whether somebody listens, so that nobody notices: our acknowledgement of the server's answer is held back, and
+    /// the reset that comes instead ends what was no connection yet. The server's program hears nothing of it, and has
+    /// nothing to count or to log. The kernel holds it back for 200 ms.
+    ///
+    /// # Errors
+    /// As [`Visit::open`].
+    pub async fn look(&self) -> Result<(), Finding> {
+        let (socket, address) = self.socket()?;
+        if !address.is_unix() {
+            let _ = stream::delay_acknowledgements(socket.as_fd());
+        }
+        self.connect(socket, address).await.map(drop)
+    }
+
+    /// In a rest: what the server said before, unless nobody listens any more.
+    async fn look_in(&mut self, said: Finding) -> Finding {
+        match self.look().await {
+            Ok(()) => said,
+            Err(finding) => {
+                self.kept.rest = None;
+                finding
+            }
+        }
     }
 
     /// Connects, and announces itself where the pool sends PROXY headers.
@@ -71,14 +116,7 @@ impl Visit {
     /// What the check found, then: nobody listens, no answer, nothing to connect with.
     pub async fn open(&self) -> Result<Line, Finding> {
         let (socket, address) = self.socket()?;
-        let socket = match line::dial(socket, address, self.deadline).await {
-            Ok(socket) => socket,
-            Err(Break::Kernel(errno)) => return Err(not_connected(errno, &self.place.address)),
-            Err(other) => return Err(other.finding()),
-        };
-        if is_own_echo(&socket, &self.place.address) {
-            return Err(Finding::of(CheckResult::Refused));
-        }
+        let socket = self.connect(socket, address).await?;
         let mut line = Line::stream(socket, self.deadline);
         if let Some(header) = self.place.announce.header() {
             line.send(header).await.map_err(|broken| broken.finding())?;
@@ -103,6 +141,18 @@ impl Visit {
     #[must_use]
     pub fn is_announced(&self) -> bool {
         self.place.announce != Announce::Off
+    }
+
+    async fn connect(&self, socket: OwnedFd, address: SockAddr) -> Result<OwnedFd, Finding> {
+        let socket = match line::dial(socket, address, self.deadline).await {
+            Ok(socket) => socket,
+            Err(Break::Kernel(errno)) => return Err(not_connected(errno, &self.place.address)),
+            Err(other) => return Err(other.finding()),
+        };
+        if is_own_echo(&socket, &self.place.address) {
+            return Err(Finding::of(CheckResult::Refused));
+        }
+        Ok(socket)
     }
 
     fn socket(&self) -> Result<(OwnedFd, SockAddr), Finding> {

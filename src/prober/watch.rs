@@ -15,8 +15,8 @@ use tokio::time::Instant;
 use crate::handoff::Hatches;
 use crate::ids::{Clock, Nanos, millis};
 
-use super::line::Line;
-use super::report::{Complaint, Finding, HealthChange, History};
+use super::kept::Kept;
+use super::report::{Complaint, Conflict, Finding, HealthChange, History};
 use super::ring;
 use super::roster::{Roster, Ticket};
 use super::stall::{BEAT_NS, StallWatch};
@@ -34,6 +34,7 @@ pub struct Desk {
     /// The newest set of targets, until it is taken.
     pub targets: Mutex<Option<Vec<Target>>>,
     pub histories: Mutex<Vec<Arc<History>>>,
+    pub conflicts: Mutex<Vec<Conflict>>,
     pub stop: AtomicBool,
     pub news: Notify,
     pub changes_lost: AtomicU64,
@@ -41,7 +42,7 @@ pub struct Desk {
 }
 
 /// A finding, with the check it belongs to, what that leaves for the next one, and the moment it was made.
-type Found = (Ticket, Finding, Option<Line>, Nanos);
+type Found = (Ticket, Finding, Kept, Nanos);
 
 pub struct Watch {
     pub roster: Roster,
@@ -100,6 +101,12 @@ impl Watch {
         if self.roster.take_bell() {
             self.hatches.ring();
         }
+        let conflicts = self.roster.conflicts();
+        let mut told = self.desk.conflicts.lock();
+        if *told != conflicts {
+            *told = conflicts;
+        }
+        drop(told);
         for change in self.roster.take_changes() {
             if self.changes.try_send(change).is_err() {
                 self.desk.changes_lost.fetch_add(1, Ordering::Relaxed);

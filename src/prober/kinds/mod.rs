@@ -6,6 +6,8 @@
 
 mod dns;
 mod http;
+mod mysql;
+mod postgres;
 mod redis;
 mod send_expect;
 mod tcp;
@@ -17,6 +19,8 @@ use super::visit::Visit;
 
 pub use dns::Dns;
 pub use http::Http;
+pub use mysql::Mysql;
+pub use postgres::Postgres;
 pub use redis::Redis;
 pub use send_expect::{SendExpect, Step};
 pub use udp::Udp;
@@ -34,6 +38,8 @@ pub async fn check(check: &Check, visit: &mut Visit) -> Finding {
         Check::SendExpect(dialogue) => dialogue.check(visit).await,
         Check::Http(http) => http.check(visit).await,
         Check::Dns(dns) => dns.check(visit).await,
+        Check::Postgres(postgres) => postgres.check(visit).await,
+        Check::Mysql(mysql) => mysql.check(visit).await,
         Check::Redis(redis) => redis.check(visit).await,
         Check::Udp(udp) => udp.check(visit).await,
     }

@@ -1,6 +1,6 @@
-//! The plain check: connect, and close by reset. It sends nothing and reads nothing, so that a server with a greeting
-//! (MySQL) does not count a broken handshake, and leaves no TIME_WAIT behind. After a PROXY header it ends by FIN, which
-//! the server reads as a connection that had nothing to say.
+//! The plain check: connect, and reset before the connection is a whole one, so that a server with a greeting (MySQL) does
+//! not count a broken handshake, none logs anything, and no TIME_WAIT is left behind. After a PROXY header it ends by FIN,
+//! which the server reads as a connection that had nothing to say.
 
 use crate::ids::Role;
 use crate::prober::line::Farewell;
@@ -14,13 +14,14 @@ pub struct Tcp;
 
 impl Kind for Tcp {
     async fn check(&self, visit: &mut Visit) -> Finding {
-        match visit.open().await {
-            Ok(mut line) => {
-                if visit.is_announced() {
-                    line.set_farewell(Farewell::Fin(b""));
-                }
-                Finding::alive(Role::Unknown)
-            }
+        let outcome = if visit.is_announced() {
+            let line = visit.open().await;
+            line.map(|mut line| line.set_farewell(Farewell::Fin(b"")))
+        } else {
+            visit.look().await
+        };
+        match outcome {
+            Ok(()) => Finding::alive(Role::Unknown),
             Err(finding) => finding,
         }
     }
