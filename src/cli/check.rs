@@ -77,7 +77,11 @@ fn describe(out: &mut String, plan: &Plan, workers: u16) -> std::fmt::Result {
             HealthPlan::None => "no check".to_owned(),
             HealthPlan::Check(check) => {
                 let kind = check.kind.word();
-                format!("{kind} check every {}", duration_text(check.interval))
+                let role = match check.kind.role() {
+                    Some(role) => format!(" for the role {role}"),
+                    None => String::new(),
+                };
+                format!("{kind} check{role} every {}", duration_text(check.interval))
             }
         };
         let algorithm = pool.algorithm_text();

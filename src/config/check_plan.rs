@@ -24,6 +24,12 @@ impl HealthPlan {
             HealthPlan::Check(check) => Some(check),
         }
     }
+
+    /// The role that the pool asks for; `None`: any.
+    #[must_use]
+    pub fn role(&self) -> Option<Role> {
+        self.check().and_then(|check| check.kind.role())
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +52,8 @@ pub enum CheckKind {
     /// At least one step.
     SendExpect(Vec<StepPlan>),
     Http(HttpPlan),
+    Postgres(LoginPlan),
+    Mysql(LoginPlan),
     Redis(LoginPlan),
     Dns(DnsPlan),
     Udp(UdpPlan),
@@ -59,9 +67,22 @@ impl CheckKind {
             CheckKind::Tcp => "tcp",
             CheckKind::SendExpect(_) => "send-expect",
             CheckKind::Http(_) => "http",
+            CheckKind::Postgres(_) => "postgres",
+            CheckKind::Mysql(_) => "mysql",
             CheckKind::Redis(_) => "redis",
             CheckKind::Dns(_) => "dns",
             CheckKind::Udp(_) => "udp",
+        }
+    }
+
+    /// The role that a backend must have to serve; `None`: any.
+    #[must_use]
+    pub fn role(&self) -> Option<Role> {
+        match self {
+            CheckKind::Postgres(login) | CheckKind::Mysql(login) | CheckKind::Redis(login) => {
+                login.role
+            }
+            _ => None,
         }
     }
 

@@ -7,17 +7,10 @@ use std::time::Duration;
 
 use super::desk::Desk;
 use super::measure::{HOUR, MILLISECOND, YEAR, duration, whole, word};
-use super::plan::OnLoss;
-use super::pool::on_loss;
 use super::section::Section;
-
-const CLOSE: OnLoss = OnLoss::Close {
-    over: Duration::ZERO,
-};
 
 /// Whether the pool's backends are to be discovered.
 pub(super) fn read_extras(desk: &mut Desk<'_>, pool: &mut Section) -> bool {
-    pool.later(desk, "on_role_change", on_loss, &CLOSE);
     read_breaker(desk, pool);
     read_discovery(desk, pool)
 }

@@ -26,6 +26,8 @@ pub(super) fn read_kind_keys(
         "tcp" => Some(CheckKind::Tcp),
         "send-expect" => Some(CheckKind::SendExpect(read_steps(desk, table))),
         "http" => Some(CheckKind::Http(read_http(desk, table))),
+        "postgres" => Some(CheckKind::Postgres(read_login(desk, table, "postgres"))),
+        "mysql" => Some(CheckKind::Mysql(read_login(desk, table, "mysql"))),
         "redis" => Some(CheckKind::Redis(read_login(desk, table, "redis"))),
         "dns" => Some(CheckKind::Dns(read_dns(desk, table))),
         "udp" => Some(CheckKind::Udp(UdpPlan {

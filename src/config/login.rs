@@ -14,11 +14,15 @@ use super::section::{Section, Value};
 /// A longer file is no password but a mistake.
 const PASSWORD_BYTES_MAX: u64 = 1024;
 
-const ROLES: &[(&str, Option<Option<Role>>)] =
-    &[("any", Some(None)), ("primary", None), ("replica", None)];
+const ROLES: &[(&str, Option<Option<Role>>)] = &[
+    ("any", Some(None)),
+    ("primary", Some(Some(Role::Primary))),
+    ("replica", Some(Some(Role::Replica))),
+];
 
 pub(super) fn read_login(desk: &mut Desk<'_>, table: &mut Section, kind: &str) -> LoginPlan {
     let (user_at, has_password) = (table.place_of("user"), table.has("password_file"));
+    let (password_at, role_at) = (table.place_of("password_file"), table.place_of("role"));
     let plan = LoginPlan {
         user: table
             .read(desk, "user", any_text)
@@ -27,6 +31,23 @@ pub(super) fn read_login(desk: &mut Desk<'_>, table: &mut Section, kind: &str) -
         database: read_database(desk, table, kind),
         role: table.read(desk, "role", word(ROLES)).flatten(),
     };
+    if kind != "redis" && plan.user.is_none() {
+        if plan.role.is_some() {
+            let key = table.key("role");
+            let sentence = format!(
+                "found a role, which a {kind} server tells only to who logs in; allowed: beside user"
+            );
+            desk.fault(role_at, &key, sentence);
+        }
+        if has_password && plan.password.is_some() {
+            let key = table.key("password_file");
+            desk.fault(
+                password_at,
+                &key,
+                "found a password without a user; allowed: only beside user",
+            );
+        }
+    }
     if kind == "redis" && plan.user.is_some() && !has_password {
         let key = table.key("user");
         desk.fault(

@@ -190,6 +190,8 @@ pub struct PoolPlan {
     pub send_proxy: Option<ProxyVersion>,
     /// PostgreSQL's cancel requests go to every backend with sessions.
     pub cancel: bool,
+    /// Of a backend that is alive in another role than the pool asks for.
+    pub on_role_change: OnLoss,
     pub health: HealthPlan,
     pub udp: FlowPlan,
     /// `None`: no warm connections.
@@ -297,7 +299,7 @@ pub enum WarmProfile {
     Redis,
 }
 
-/// What becomes of the sessions of a backend that goes down or drains.
+/// What becomes of the sessions of a backend that goes down, drains or takes another role.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnLoss {
     Keep,
@@ -305,6 +307,12 @@ pub enum OnLoss {
     Close {
         over: Duration,
     },
+}
+
+impl OnLoss {
+    pub const AT_ONCE: OnLoss = OnLoss::Close {
+        over: Duration::ZERO,
+    };
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

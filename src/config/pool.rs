@@ -3,6 +3,8 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use crate::ids::Role;
+
 use super::desk::{Desk, Located};
 use super::extras::read_extras;
 use super::health::read_health;
@@ -75,7 +77,7 @@ pub(super) fn read_pool(desk: &mut Desk<'_>, mut table: Section) -> PoolDraft {
         connect_budget: table
             .read(desk, "connect_budget", duration(MILLISECOND, DAY))
             .unwrap_or(Duration::from_secs(10)),
-        wait: read_wait(desk, &mut table),
+        wait: read_wait(desk, &mut table, health.plan.role()),
         connect_rate: table.read(desk, "connect_rate", rate).flatten(),
         idle_timeout: table
             .read(desk, "idle_timeout", duration_or_off(MILLISECOND, YEAR))
@@ -88,7 +90,16 @@ pub(super) fn read_pool(desk: &mut Desk<'_>, mut table: Section) -> PoolDraft {
             .flatten(),
         keepalive: read_keepalive(desk, &mut table),
         user_timeout: read_user_timeout(desk, &mut table),
-        on_down: table.read(desk, "on_down", on_loss).unwrap_or(OnLoss::Keep),
+        on_down: table.read(desk, "on_down", on_loss).unwrap_or({
+            // The sessions of a primary that is gone would wait for it, while its successor serves.
+            match health.plan.role() {
+                Some(Role::Primary) => OnLoss::AT_ONCE,
+                _ => OnLoss::Keep,
+            }
+        }),
+        on_role_change: table
+            .read(desk, "on_role_change", on_loss)
+            .unwrap_or(OnLoss::AT_ONCE),
         on_drain: table
             .read(desk, "on_drain", on_loss)
             .unwrap_or(OnLoss::Keep),
@@ -135,7 +146,10 @@ fn read_source(desk: &mut Desk<'_>, table: &mut Section) -> Vec<IpAddr> {
     found.into_iter().map(|address| address.value).collect()
 }
 
-fn read_wait(desk: &mut Desk<'_>, pool: &mut Section) -> WaitPlan {
+/// The longest that a failover takes, with time to spare.
+const FAILOVER: Duration = Duration::from_secs(30);
+
+fn read_wait(desk: &mut Desk<'_>, pool: &mut Section, role: Option<Role>) -> WaitPlan {
     let path = pool.key("wait");
     let mut table = pool
         .table(desk, "wait")
@@ -147,7 +161,10 @@ fn read_wait(desk: &mut Desk<'_>, pool: &mut Section) -> WaitPlan {
             .unwrap_or(1024),
         timeout: table
             .read(desk, "timeout", duration(MILLISECOND, DAY))
-            .unwrap_or(Duration::from_secs(5)),
+            .unwrap_or(match role {
+                Some(_) => FAILOVER,
+                None => Duration::from_secs(5),
+            }),
         on_fin: table
             .read(desk, "on_fin", word(on_fin))
             .unwrap_or(OnFin::Keep),
@@ -157,7 +174,7 @@ fn read_wait(desk: &mut Desk<'_>, pool: &mut Section) -> WaitPlan {
 }
 
 /// `keep`, `close`, or `close over 10s`.
-pub(super) fn on_loss(value: &Value) -> Result<OnLoss, Refusal> {
+fn on_loss(value: &Value) -> Result<OnLoss, Refusal> {
     if let Value::Text(text) = value {
         match text.as_str() {
             "keep" => return Ok(OnLoss::Keep),

@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+use crate::ids::Role;
+
 use super::check_plan::{CheckPlan, HealthPlan};
 use super::plan::{Plan, PoolPlan};
 
@@ -71,7 +73,36 @@ pub fn sentences(plan: &Plan) -> Vec<String> {
     lines
 }
 
-fn pool_sentences(pool: &PoolPlan) -> [String; 2] {
+/// From a backend's saying that it has the role that the pool asks for until it serves, while nobody else does: it is
+/// asked at the fast interval then.
+#[must_use]
+pub fn successor_found_within(check: &CheckPlan) -> Duration {
+    gap(check.fast_interval, check.timeout) + check.timeout
+}
+
+/// What follows for a pool that asks for a role.
+fn role_sentence(pool: &PoolPlan, check: &CheckPlan) -> Option<String> {
+    let role = check.kind.role()?;
+    let (dead, refusing) = (silent_found_within(check), refusing_found_within(check));
+    let successor = successor_found_within(check);
+    Some(match role {
+        Role::Primary => format!(
+            "pool {}: after the death of its primary a promoted one serves within {} ({} if the dead one refuses connections), \
+             or within {} of its promotion if that comes later",
+            pool.name,
+            seconds(dead + successor),
+            seconds(refusing + successor),
+            seconds(successor)
+        ),
+        role => format!(
+            "pool {}: a backend that is no {role} any more gets no sessions after {}",
+            pool.name,
+            seconds(gap(check.interval, check.timeout) + check.timeout)
+        ),
+    })
+}
+
+fn pool_sentences(pool: &PoolPlan) -> Vec<String> {
     let name = &pool.name;
     let connecting = connecting_at_most(pool);
     let waiting = waiting_at_most(pool);
@@ -104,7 +135,14 @@ fn pool_sentences(pool: &PoolPlan) -> [String; 2] {
             attempts => format!("up to {attempts} attempts"),
         }
     );
-    [found, waits]
+    let role = pool
+        .health
+        .check()
+        .and_then(|check| role_sentence(pool, check));
+    [Some(found), role, Some(waits)]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 /// How long a `connect_rate` makes a full queue wait.
@@ -213,6 +251,28 @@ mod tests {
             said("connect_rate = \"50/s\"\nwait = { size = 0 }"),
             "pool p: each backend takes 50 new connections a second, 50 at once: who comes faster is turned away \
              (wait.size = 0)"
+        );
+    }
+
+    #[test]
+    fn a_failover_is_the_death_found_and_one_more_check() {
+        let lines = sentences(&plan(
+            "[pool.health]\nkind = \"redis\"\nrole = \"primary\"\ninterval = \"1s\"",
+        ));
+        assert_eq!(
+            lines[1],
+            "pool p: after the death of its primary a promoted one serves within 6.1 s (3.65 s if the dead one refuses \
+             connections), or within 2 s of its promotion if that comes later"
+        );
+        assert!(
+            lines[2].contains("at most 39 s: 30 s until"),
+            "{}",
+            lines[2]
+        );
+        let lines = sentences(&plan("[pool.health]\nkind = \"redis\"\nrole = \"replica\""));
+        assert_eq!(
+            lines[1],
+            "pool p: a backend that is no replica any more gets no sessions after 3.2 s"
         );
     }
 

@@ -14,7 +14,8 @@ use parking_lot::Mutex;
 use crate::handoff::{BackendShared, Capacity, Hatches, Snapshot};
 use crate::ids::{BackendId, Clock, ListenerId, PoolId};
 use crate::prober::{
-    BackendReport, Complaint, HealthChange, Prober, Target as Watched, WarmNotice, WarmOrder,
+    BackendReport, Complaint, Conflict, HealthChange, Prober, Target as Watched, WarmNotice,
+    WarmOrder,
 };
 
 /// Names by id, retired ones included.
@@ -178,6 +179,13 @@ impl Board {
             .iter()
             .flat_map(|prober| prober.complaints().try_iter());
         complaints.collect()
+    }
+
+    /// Pools of which several backends say that they are the primary.
+    #[must_use]
+    pub fn conflicts(&self) -> Vec<Conflict> {
+        let prober = self.prober.lock();
+        prober.as_ref().map(Prober::conflicts).unwrap_or_default()
     }
 
     #[must_use]

@@ -8,8 +8,8 @@ use crate::config::{
 use crate::handoff::{Health, Target};
 use crate::ids::{Address, Clock, Role};
 use crate::prober::{
-    Announce, Check, Dns, Expect, Http, OnDown, Prober, Redis, Rules, SendExpect, Step,
-    Target as Watched, Udp,
+    Announce, Check, Dns, Expect, Http, Mysql, OnDown, Postgres, Prober, Redis, Rules, SendExpect,
+    Step, Target as Watched, Udp,
 };
 
 use super::board::Board;
@@ -44,25 +44,29 @@ pub fn targets(world: &World) -> Vec<Watched> {
                 address: address.and_then(|target| check_address(target, port)),
                 rules: pool.health.check().map(rules),
                 check: check(&pool.health, &backend.address),
-                on_down: match pool.on_down {
-                    OnLoss::Keep => OnDown::Keep,
-                    OnLoss::Close { over } => OnDown::Close {
-                        over_ms: milliseconds(over),
-                    },
-                },
+                on_down: on_loss(pool.on_down),
                 source: pool.source.first().copied(),
                 announce: match pool.send_proxy {
                     None => Announce::Off,
                     Some(ProxyVersion::One) => Announce::V1,
                     Some(ProxyVersion::Two) => Announce::V2,
                 },
-                asked: Role::Unknown,
-                on_role_change: OnDown::Keep,
-                has_weight: true,
+                asked: pool.health.role().unwrap_or(Role::Unknown),
+                on_role_change: on_loss(pool.on_role_change),
+                has_weight: backend.weight > 0,
             });
         }
     }
     targets
+}
+
+fn on_loss(rule: OnLoss) -> OnDown {
+    match rule {
+        OnLoss::Keep => OnDown::Keep,
+        OnLoss::Close { over } => OnDown::Close {
+            over_ms: milliseconds(over),
+        },
+    }
 }
 
 /// Where a check connects to: the backend's address, at the port for checks.
@@ -104,6 +108,16 @@ fn check(health: &HealthPlan, address: &BackendAddress) -> Check {
                 &http.status,
             )))
         }
+        CheckKind::Postgres(login) => Check::Postgres(Arc::new(Postgres::new(
+            login.user.as_deref(),
+            login.password.as_ref(),
+            login.database.as_deref(),
+        ))),
+        CheckKind::Mysql(login) => Check::Mysql(Arc::new(Mysql::new(
+            login.user.as_deref(),
+            login.password.as_ref(),
+            login.database.as_deref(),
+        ))),
         CheckKind::Redis(login) => Check::Redis(Arc::new(Redis::new(
             login.user.as_deref(),
             login.password.as_ref(),

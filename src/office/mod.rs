@@ -18,6 +18,7 @@ mod admin;
 mod binder;
 mod board;
 mod checks;
+mod conflicts;
 mod crew;
 mod failure;
 mod leave;

@@ -9,6 +9,7 @@ use crate::balance::{Service, TIERS_MAX};
 use crate::handoff::{Tally, WorkerCounters};
 use crate::ids::{Nanos, PoolId};
 
+use super::conflicts::Alarms;
 use super::resolver::AGAIN;
 use super::{Office, checks, start};
 
@@ -28,6 +29,7 @@ pub struct Tick {
     pauses: [u64; PAUSES.len()],
     /// Tiers that serve, and whether health is ignored there, as logged last.
     tiers: BTreeMap<PoolId, (u16, bool)>,
+    alarms: Alarms,
 }
 
 type Pick = fn(&WorkerCounters) -> &Tally;
@@ -67,6 +69,7 @@ impl Tick {
             complained: None,
             pauses: [0; PAUSES.len()],
             tiers: BTreeMap::new(),
+            alarms: Alarms::default(),
         }
     }
 
@@ -79,6 +82,7 @@ impl Office {
     pub(super) fn on_tick(&mut self) {
         checks::log_changes(&self.board);
         super::warm::log_notices(&self.board);
+        self.tick.alarms.look(&self.board);
         let now = self.board.clock.now();
         self.review_tiers(now);
         if now.since(self.tick.busy_at) >= BUSY_WINDOW_NS {

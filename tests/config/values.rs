@@ -9,7 +9,7 @@ use ringway::config::{
     HealthPlan, Host, Keepalive, LimitsPlan, LogFormat, OnFin, OnLoss, Rate, Said, Spin, TierMode,
     TierPlan, UdpPlan, backend_address_of, load,
 };
-use ringway::ids::Address;
+use ringway::ids::{Address, Role};
 
 use super::{Part, fine, fine_text, said, text, with};
 
@@ -78,6 +78,7 @@ fn defaults_are_those_of_the_specification() {
         slow_start: None,
     };
     assert_eq!(pool.tiers, tiers);
+    assert_eq!(pool.on_role_change, OnLoss::AT_ONCE);
     assert_eq!(
         pool.health,
         HealthPlan::Check(CheckPlan {
@@ -338,6 +339,44 @@ fn each_kind_of_check_reads_its_keys() {
     assert_eq!(udp, CheckKind::Udp(UdpPlan { send, expect }));
 }
 
+/// A pool that asks for a role waits for a failover, and gives up the sessions of a primary that is gone.
+#[test]
+fn a_role_changes_what_is_default() {
+    let text = |lines: &str, health: &str| {
+        format!(
+            "[[listener]]\nname = \"l\"\nbind = \"127.0.0.1:7000\"\npool = \"p\"\n[[pool]]\nname = \"p\"\n{lines}\n\
+             [[pool.backend]]\naddress = \"127.0.0.1:1\"\n[pool.health]\n{health}\n"
+        )
+    };
+    let pool = |lines: &str, health: &str| fine(&text(lines, health)).pools.remove(0);
+    let seconds = Duration::from_secs;
+    let primary = pool("", "kind = \"postgres\"\nuser = \"u\"\nrole = \"primary\"");
+    assert_eq!(primary.health.role(), Some(Role::Primary));
+    assert_eq!(
+        (
+            primary.on_down,
+            primary.on_role_change,
+            primary.wait.timeout
+        ),
+        (OnLoss::AT_ONCE, OnLoss::AT_ONCE, seconds(30))
+    );
+    let replica = pool("", "kind = \"mysql\"\nuser = \"u\"\nrole = \"replica\"");
+    assert_eq!(
+        (replica.on_down, replica.wait.timeout),
+        (OnLoss::Keep, seconds(30))
+    );
+    let any = pool("", "kind = \"redis\"\nrole = \"any\"");
+    assert_eq!((any.on_down, any.wait.timeout), (OnLoss::Keep, seconds(5)));
+    let told = pool(
+        "wait = { timeout = \"7s\" }\non_down = \"keep\"\non_role_change = \"close over 3s\"",
+        "kind = \"redis\"\nrole = \"primary\"",
+    );
+    assert_eq!(
+        (told.on_down, told.on_role_change, told.wait.timeout),
+        (OnLoss::Keep, OnLoss::Close { over: seconds(3) }, seconds(7))
+    );
+}
+
 #[test]
 fn a_password_is_read_at_load_and_never_shown() {
     let folder = tempfile::tempdir().unwrap();
@@ -437,6 +476,7 @@ fn the_example_is_valid_and_shows_the_defaults() {
         "fail_open",
         "slow_start",
         "tier",
+        "on_role_change",
         "kind",
         "interval",
         "fast_interval",

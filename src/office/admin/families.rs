@@ -289,6 +289,21 @@ fn with<'a>(mut labels: Labels<'a>, key: &'static str, value: &'a str) -> Labels
     labels
 }
 
+/// Pools of which several backends say that they are the primary.
+pub(super) fn conflicts(page: &mut Page<'_>, board: &Board, view: &View) -> fmt::Result {
+    let conflicts = board.conflicts();
+    let pools = view.snapshot.pools.iter().map(|pool| {
+        let name = pool.shared.name.as_str();
+        let disputed = conflicts.iter().any(|conflict| conflict.pool == name);
+        (vec![("pool", name)], if disputed { 1.0 } else { 0.0 })
+    });
+    page.gauge(
+        "role_conflict",
+        "1 while several backends of the pool say that they are its primary, and none of them gets new sessions",
+        pools,
+    )
+}
+
 pub(super) fn pools(page: &mut Page<'_>, view: &View) -> fmt::Result {
     let pools = &view.snapshot.pools;
     let label = |i: usize| vec![("pool", pools[i].shared.name.as_str())];

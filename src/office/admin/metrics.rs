@@ -67,6 +67,7 @@ impl Collector for Scene {
         families::listeners(&mut page, &view)?;
         families::flows(&mut page, &view)?;
         families::pools(&mut page, &view)?;
+        families::conflicts(&mut page, &self.0, &view)?;
         families::backends(&mut page, &view)?;
         families::backend_states(&mut page, &view)?;
         families::checks(&mut page, &self.0)

@@ -11,7 +11,7 @@ use crate::balance::{Service, TIERS_MAX};
 use crate::handoff::{Backend, BackendShared, Listener, Phase, Pool, Standing, Target};
 use crate::ids::{BackendId, Clock, ConnectFailure, End, Refusal};
 use crate::office::board::{Board, Reloads, View};
-use crate::prober::BackendReport;
+use crate::prober::{BackendReport, Conflict};
 
 #[must_use]
 pub fn of(board: &Board) -> Value {
@@ -140,6 +140,7 @@ fn counted<T: Copy>(all: &[T], count: impl Fn(T) -> (&'static str, u64)) -> Valu
 struct Checks {
     clock: Clock,
     reports: BTreeMap<BackendId, BackendReport>,
+    conflicts: Vec<Conflict>,
 }
 
 impl Checks {
@@ -148,7 +149,17 @@ impl Checks {
         Checks {
             clock: board.clock,
             reports: reports.map(|report| (report.backend.id, report)).collect(),
+            conflicts: board.conflicts(),
         }
+    }
+
+    /// Since when which backends of a pool say that they are its primary; null while at most one does.
+    fn conflict(&self, pool: &str) -> Value {
+        let conflict = self.conflicts.iter().find(|conflict| conflict.pool == pool);
+        json!(conflict.map(|conflict| json!({
+            "backends": conflict.claimants,
+            "since": stamp(self.clock.wall(conflict.since)),
+        })))
     }
 
     /// The last check, and the last change of health with its reason.
@@ -199,6 +210,7 @@ fn pool(view: &View, checks: &Checks, pool: &Pool) -> Value {
         "serving_tiers": tier_list(serving & pool.tiers),
         "ignoring_health": ignoring_health != 0,
         "retries": retries.sum::<u64>(),
+        "role_conflict": checks.conflict(&pool.shared.name),
         "backends": backends,
     })
 }
