@@ -160,6 +160,7 @@ fn pool_of(id: PoolId, backend: &Arc<BackendShared>, target: SocketAddr) -> Arc<
         connect_budget_ns: 3_000_000_000,
         times: SessionTimes::default(),
         flow_rules: FlowRules::default(),
+        doubts: false,
         options: BackendOptions {
             keepalive: None,
             user_timeout_ms: 0,

@@ -112,6 +112,8 @@ pub struct Pool {
     pub times: SessionTimes,
     pub flow_rules: FlowRules,
     pub options: BackendOptions,
+    /// A backend that refuses a session gets no other before its next check.
+    pub doubts: bool,
     /// `None`: the pool ejects nobody.
     pub breaker: Option<BreakerRules>,
     /// A header that is sent ahead of everything else.

@@ -83,6 +83,8 @@ pub struct Verdict {
     pub breaker: Breaker,
     /// Whether sessions may come while health is unknown: no check is configured, or one check timeout passed.
     unknown_is_eligible: AtomicU8,
+    /// It turned a session away since its last check; see [`Verdict::doubt`].
+    doubted: AtomicU8,
     /// When it came up last; `u64::MAX` if it never did: then it has its full weight.
     risen_at: AtomicU64,
     /// epoch (32 bits), end (8), over_ms (24).
@@ -97,6 +99,7 @@ impl Verdict {
             health: AtomicU8::new(Health::Unknown as u8),
             breaker: Breaker::default(),
             unknown_is_eligible: AtomicU8::new(u8::from(unknown_is_eligible)),
+            doubted: AtomicU8::new(0),
             risen_at: AtomicU64::new(u64::MAX),
             eviction: AtomicU64::new(0),
         }
@@ -135,6 +138,9 @@ impl Verdict {
         }
         let health = self.checked();
         let is_fine = match health {
+            Health::Up if self.doubted.load(Ordering::Relaxed) != 0 && !ignoring_health => {
+                return Some(Standing::Health(Health::Unknown));
+            }
             Health::Up => true,
             Health::Unknown => {
                 ignoring_health || self.unknown_is_eligible.load(Ordering::Relaxed) != 0
@@ -192,6 +198,17 @@ impl Verdict {
             "the breaker's word, not the checks'"
         );
         self.health.store(health as u8, Ordering::Release);
+    }
+
+    /// A session could not connect. In a pool with one primary there is no other backend to try: whoever comes waits for
+    /// what the next check says, instead of being turned away as well.
+    pub fn doubt(&self) {
+        self.doubted.store(1, Ordering::Release);
+    }
+
+    /// A check has spoken. True if there was a doubt.
+    pub fn dispel_doubt(&self) -> bool {
+        self.doubted.swap(0, Ordering::AcqRel) != 0
     }
 
     pub fn set_unknown_is_eligible(&self, eligible: bool) {
@@ -258,6 +275,18 @@ mod tests {
         verdict.set_health(Health::Up);
         verdict.set_admin(Admin::Maintenance);
         assert!(verdict.against(true).is_some());
+    }
+
+    #[test]
+    fn in_doubt_nobody_comes_until_a_check_has_spoken() {
+        let verdict = Verdict::new(false);
+        verdict.set_health(Health::Up);
+        verdict.doubt();
+        assert!(!verdict.is_eligible());
+        assert_eq!(verdict.health(), Health::Up);
+        assert!(verdict.dispel_doubt());
+        assert!(verdict.is_eligible());
+        assert!(!verdict.dispel_doubt());
     }
 
     #[test]

@@ -286,6 +286,7 @@ impl World {
                 responses: plan.udp.responses,
                 requests: plan.udp.requests,
             },
+            doubts: plan.health.role().is_some(),
             options: BackendOptions {
                 keepalive: plan.keepalive.map(keepalive),
                 user_timeout_ms: milliseconds(plan.user_timeout.unwrap_or_default()),

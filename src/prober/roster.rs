@@ -146,6 +146,7 @@ impl Roster {
         }
         self.spread(&newcomers, now);
         self.make_appointments();
+        self.seat(now);
     }
 
     fn make_appointments(&mut self) {
@@ -162,7 +163,6 @@ impl Roster {
             }
             entry.tell_next_check();
         }
-        self.seat(now);
     }
 
     /// The prober stood still for so long, until `now`. Checks that came due meanwhile are put off by as much, so that
@@ -236,6 +236,7 @@ impl Roster {
             entry.full = finding.full;
             let change = entry.streak.hear(result, &rules);
             self.bell |= entry.stop_sparing(result);
+            self.bell |= entry.dispel_doubt(result);
             let reason = finding.reason();
             if change.is_some() {
                 entry.told.is_due(&reason, now);
@@ -517,6 +518,13 @@ impl Entry {
             verdict.evict(End::BackendDown, over_ms);
         }
         true
+    }
+
+    /// Who could not connect waits for a check. It is well: they were wrong. It is found dead: no doubt is left. True if
+    /// somebody may wait for this.
+    fn dispel_doubt(&self, result: CheckResult) -> bool {
+        let spoken = result == CheckResult::Ok || self.streak.health() != Health::Up;
+        spoken && self.target.backend.verdict.dispel_doubt()
     }
 
     fn tell_next_check(&self) {

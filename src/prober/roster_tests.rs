@@ -622,11 +622,11 @@ fn a_backend_that_comes_up_has_risen_and_its_pool_hears_of_it_at_once() {
     assert_eq!(one.verdict.risen_at(), None);
     one.latency.add(millis(1), Nanos(0));
     let (first, at) = next_check(&mut roster);
-    roster.hear(first.ticket, finding(CheckResult::Ok), None, at.after(7));
+    roster.hear(first.ticket, finding(CheckResult::Ok), Kept::default(), at.after(7));
     assert_eq!(one.verdict.risen_at(), None, "a first verdict");
     assert_eq!(pool.tiers.service().serving, 0b01);
     let (second, at) = next_check(&mut roster);
-    roster.hear(second.ticket, finding(CheckResult::Ok), None, at);
+    roster.hear(second.ticket, finding(CheckResult::Ok), Kept::default(), at);
     assert_eq!(pool.tiers.service().serving, 0b01);
     while one.verdict.health() == Health::Up {
         let (check, at) = next_check(&mut roster);
@@ -634,13 +634,13 @@ fn a_backend_that_comes_up_has_risen_and_its_pool_hears_of_it_at_once() {
             true => CheckResult::Refused,
             false => CheckResult::Ok,
         };
-        roster.hear(check.ticket, finding(result), None, at);
+        roster.hear(check.ticket, finding(result), Kept::default(), at);
     }
     assert_eq!(pool.tiers.service().serving, 0b10);
     assert!(one.latency.read(at).is_some());
     while one.verdict.health() == Health::Down {
         let (check, at) = next_check(&mut roster);
-        roster.hear(check.ticket, finding(CheckResult::Ok), None, at);
+        roster.hear(check.ticket, finding(CheckResult::Ok), Kept::default(), at);
     }
     assert!(one.verdict.risen_at() > Some(at.after(7)));
     assert_eq!(one.latency.read(at), None, "another life");

@@ -255,7 +255,25 @@ impl<K: Kernel> Worker<K> {
         {
             counters.connect_failures[failure.index()].add(1);
         }
+        self.doubt_backend(key, failure);
         self.note_latency(key, took.max(FAILED_ATTEMPT_NS));
+    }
+
+    /// Where only one backend can serve, its refusal is not repeated to everybody who comes before the next check.
+    fn doubt_backend(&mut self, key: SessionKey, failure: ConnectFailure) {
+        let Some(tenant) = self.slots.get_mut(key) else {
+            return;
+        };
+        let doubts = self.world.pool(tenant.pool).is_some_and(|pool| pool.doubts);
+        let dead = matches!(
+            failure,
+            ConnectFailure::Refused | ConnectFailure::Reset | ConnectFailure::Unreachable
+        );
+        if let Some(backend) = tenant.backend.filter(|_| doubts && dead)
+            && let Some(backend) = self.world.backend(backend)
+        {
+            backend.shared.verdict.doubt();
+        }
     }
 
     pub(super) fn note_delivered(

@@ -555,6 +555,7 @@ impl PoolSeat {
             connect_budget_ns: self.connect_budget_ns,
             times: self.times,
             flow_rules: FlowRules::default(),
+            doubts: false,
             options: BackendOptions {
                 keepalive: Some(Keepalive {
                     idle_s: 60,

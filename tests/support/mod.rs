@@ -6,6 +6,7 @@
 pub mod backends;
 pub mod checked_servers;
 pub mod datagrams;
+pub mod clusters;
 pub mod http;
 pub mod metrics;
 pub mod namespace;

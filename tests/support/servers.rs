@@ -74,7 +74,7 @@ impl Server {
     }
 }
 
-fn spawn(command: &mut Command) -> Child {
+pub fn spawn(command: &mut Command) -> Child {
     command
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -292,7 +292,7 @@ pub fn is_root() -> bool {
 }
 
 /// User and group number of an account.
-fn account(name: &str) -> (u32, u32) {
+pub fn account(name: &str) -> (u32, u32) {
     let accounts = fs::read_to_string("/etc/passwd").expect("the accounts of this machine");
     let line = accounts
         .lines()
@@ -306,7 +306,7 @@ fn account(name: &str) -> (u32, u32) {
     (user, numbers.next().expect("a group number"))
 }
 
-fn as_user(owner: Option<(u32, u32)>, program: &Path, folder: &Path) -> Command {
+pub fn as_user(owner: Option<(u32, u32)>, program: &Path, folder: &Path) -> Command {
     let mut command = Command::new(program);
     command.current_dir(folder).env("LC_ALL", "C.UTF-8");
     if let Some((user, group)) = owner {
