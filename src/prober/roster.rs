@@ -232,25 +232,7 @@ impl Roster {
         } else {
             let result = finding.result;
             entry.kept = kept;
-            entry.part.hear(&finding);
-            entry.full = finding.full;
-            let change = entry.streak.hear(result, &rules);
-            self.bell |= entry.stop_sparing(result);
-            self.bell |= entry.dispel_doubt(result);
-            let reason = finding.reason();
-            if change.is_some() {
-                entry.told.is_due(&reason, now);
-            } else {
-                self.complaints.extend(entry.complain(&finding, now));
-            }
-            entry.history.record(finding, now);
-            if !self.rule_on(place, reason.clone(), now)
-                && let Some(health) = change
-            {
-                let change = self.entries[place].change_health(health, reason, now);
-                self.changes.push(change);
-                self.bell = true;
-            }
+            self.weigh(place, finding, &rules, now);
             if result == CheckResult::Void {
                 // Many may be void at once, after a stall: not all at this moment again.
                 let wait = rules.fast_interval_ns.min(VOID_AGAIN_NS);
@@ -267,6 +249,31 @@ impl Roster {
             place,
             what: What::Check,
         }));
+    }
+
+    /// What a finding changes: health, by rise and fall or by role, and what is told.
+    fn weigh(&mut self, place: usize, finding: Finding, rules: &Rules, now: Nanos) {
+        let entry = &mut self.entries[place];
+        let result = finding.result;
+        entry.part.hear(&finding);
+        entry.full = finding.full;
+        let change = entry.streak.hear(result, rules);
+        self.bell |= entry.stop_sparing(result);
+        self.bell |= entry.dispel_doubt(result);
+        let reason = finding.reason();
+        if change.is_some() {
+            entry.told.is_due(&reason, now);
+        } else {
+            self.complaints.extend(entry.complain(&finding, now));
+        }
+        entry.history.record(finding, now);
+        if !self.rule_on(place, reason.clone(), now)
+            && let Some(health) = change
+        {
+            let change = self.entries[place].change_health(health, reason, now);
+            self.changes.push(change);
+            self.bell = true;
+        }
     }
 
     /// Changes of health since the last call.

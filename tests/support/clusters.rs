@@ -141,7 +141,10 @@ impl Cluster {
             let _ = child.kill();
             let _ = child.wait();
             for pid in children {
-                process::signal(pid, "KILL");
+                // Some follow their postmaster by themselves.
+                let _ = Command::new("kill")
+                    .args(["-KILL", &pid.to_string()])
+                    .output();
             }
         }
     }
