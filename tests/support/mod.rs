@@ -5,8 +5,8 @@
 
 pub mod backends;
 pub mod checked_servers;
-pub mod datagrams;
 pub mod clusters;
+pub mod datagrams;
 pub mod http;
 pub mod metrics;
 pub mod namespace;
