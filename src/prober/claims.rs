@@ -57,10 +57,6 @@ pub enum Ruling {
 pub fn judge(asked: Role, standings: &[Standing], rulings: &mut Vec<Ruling>) {
     rulings.clear();
     for (own, standing) in standings.iter().enumerate() {
-        let others = || {
-            let others = standings.iter().enumerate();
-            others.filter_map(|(i, other)| (i != own && other.contends).then_some(other))
-        };
         rulings.push(if standing.health != Health::Up {
             Ruling::Silent
         } else if standing.said != asked {
@@ -70,20 +66,24 @@ pub fn judge(asked: Role, standings: &[Standing], rulings: &mut Vec<Ruling>) {
         } else if !standing.contends {
             Ruling::Benched
         } else {
-            claim(standing, others())
+            claim(own, standings)
         });
     }
 }
 
 /// What becomes of a backend that says it is the primary.
-fn claim<'a>(own: &Standing, others: impl Iterator<Item = &'a Standing> + Clone) -> Ruling {
-    let mut rivals = others
-        .clone()
+fn claim(place: usize, standings: &[Standing]) -> Ruling {
+    let own = &standings[place];
+    let others = || {
+        let others = standings.iter().enumerate();
+        others.filter_map(move |(i, other)| (i != place && other.contends).then_some(other))
+    };
+    let mut rivals = others()
         .filter(|other| other.health == Health::Up && other.said == Role::Primary)
         .peekable();
     let serves = own.before == Ruling::Serves;
     if rivals.peek().is_none() {
-        let unheard = others.clone().any(|other| !other.heard);
+        let unheard = others().any(|other| !other.heard);
         return match unheard && !serves {
             true => Ruling::Waits,
             false => Ruling::Serves,

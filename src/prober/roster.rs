@@ -267,7 +267,7 @@ impl Roster {
             self.complaints.extend(entry.complain(&finding, now));
         }
         entry.history.record(finding, now);
-        if !self.rule_on(place, reason.clone(), now)
+        if !self.rule_on(place, &reason, now)
             && let Some(health) = change
         {
             let change = self.entries[place].change_health(health, reason, now);

@@ -87,7 +87,7 @@ impl Roster {
     }
 
     /// Follows what was heard of the backend at `place`; false if its pool asks for no role.
-    pub(super) fn rule_on(&mut self, place: usize, why: Reason, now: Nanos) -> bool {
+    pub(super) fn rule_on(&mut self, place: usize, why: &Reason, now: Nanos) -> bool {
         match self.entries[place].part.bench {
             Some(bench) => {
                 self.rule(bench, Some((place, why)), now);
@@ -98,7 +98,7 @@ impl Roster {
     }
 
     /// Judges a whole bench. `heard` is who gave the occasion, and what was found.
-    fn rule(&mut self, bench: usize, heard: Option<(usize, Reason)>, now: Nanos) {
+    fn rule(&mut self, bench: usize, heard: Option<(usize, &Reason)>, now: Nanos) {
         let places = self.benches[bench].places.clone();
         let standings: Vec<Standing> = places
             .iter()
@@ -115,8 +115,8 @@ impl Roster {
             .collect();
         for (&place, &ruling) in places.iter().zip(&rulings) {
             let rival = claimants.iter().find(|&&other| other != place);
-            let why = match (&heard, ruling) {
-                (Some((who, why)), Ruling::Silent) if *who == place => why.clone(),
+            let why = match (heard, ruling) {
+                (Some((who, why)), Ruling::Silent) if who == place => why.clone(),
                 (_, Ruling::Waits) => Reason::Waits,
                 (_, Ruling::Disputed) if let Some(&rival) = rival => {
                     let name = &self.entries[rival].target.backend.name;
