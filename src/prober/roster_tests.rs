@@ -622,7 +622,12 @@ fn a_backend_that_comes_up_has_risen_and_its_pool_hears_of_it_at_once() {
     assert_eq!(one.verdict.risen_at(), None);
     one.latency.add(millis(1), Nanos(0));
     let (first, at) = next_check(&mut roster);
-    roster.hear(first.ticket, finding(CheckResult::Ok), Kept::default(), at.after(7));
+    roster.hear(
+        first.ticket,
+        finding(CheckResult::Ok),
+        Kept::default(),
+        at.after(7),
+    );
     assert_eq!(one.verdict.risen_at(), None, "a first verdict");
     assert_eq!(pool.tiers.service().serving, 0b01);
     let (second, at) = next_check(&mut roster);
