@@ -77,6 +77,7 @@ fn pool(algorithm: Algorithm, backends: Vec<Backend>, rules: TierRules) -> Pool 
         connect_attempts: 1,
         connect_budget_ns: 0,
         times: SessionTimes::default(),
+        doubts: false,
         options: BackendOptions {
             keepalive: None,
             user_timeout_ms: 0,
