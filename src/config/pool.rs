@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::ids::Role;
 
+use super::check_plan::HealthPlan;
 use super::desk::{Desk, Located};
 use super::extras::read_extras;
 use super::health::read_health;
@@ -90,19 +91,9 @@ pub(super) fn read_pool(desk: &mut Desk<'_>, mut table: Section) -> PoolDraft {
             .flatten(),
         keepalive: read_keepalive(desk, &mut table),
         user_timeout: read_user_timeout(desk, &mut table),
-        on_down: table.read(desk, "on_down", on_loss).unwrap_or({
-            // The sessions of a primary that is gone would wait for it, while its successor serves.
-            match health.plan.role() {
-                Some(Role::Primary) => OnLoss::AT_ONCE,
-                _ => OnLoss::Keep,
-            }
-        }),
-        on_role_change: table
-            .read(desk, "on_role_change", on_loss)
-            .unwrap_or(OnLoss::AT_ONCE),
-        on_drain: table
-            .read(desk, "on_drain", on_loss)
-            .unwrap_or(OnLoss::Keep),
+        on_down: read_loss(desk, &mut table, "on_down", lost_primary(&health.plan)),
+        on_role_change: read_loss(desk, &mut table, "on_role_change", OnLoss::AT_ONCE),
+        on_drain: read_loss(desk, &mut table, "on_drain", OnLoss::Keep),
         udp: read_udp(desk, &mut table, &health.plan),
         send_proxy,
         cancel: read_cancel(desk, &mut table),
@@ -171,6 +162,24 @@ fn read_wait(desk: &mut Desk<'_>, pool: &mut Section, role: Option<Role>) -> Wai
     };
     table.finish(desk);
     plan
+}
+
+/// What is done by default with the sessions of a backend that goes down: those of a primary that is gone would wait for
+/// it, while its successor serves.
+fn lost_primary(health: &HealthPlan) -> OnLoss {
+    match health.role() {
+        Some(Role::Primary) => OnLoss::AT_ONCE,
+        _ => OnLoss::Keep,
+    }
+}
+
+fn read_loss(
+    desk: &mut Desk<'_>,
+    table: &mut Section,
+    key: &'static str,
+    default: OnLoss,
+) -> OnLoss {
+    table.read(desk, key, on_loss).unwrap_or(default)
 }
 
 /// `keep`, `close`, or `close over 10s`.
