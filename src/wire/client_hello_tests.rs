@@ -154,7 +154,7 @@ fn a_stranger_is_told_by_his_first_wrong_byte() {
         assert_eq!(server_name(&bytes), Seen::NotTls, "{at}");
     }
     // Whatever the record says of its minor version.
-    let mut newer = hello.clone();
+    let mut newer = hello;
     newer[2] = 0xAA;
     assert_eq!(name_of(&newer), "db.test");
     // An empty record, and one of another kind in the middle of a hello.
