@@ -21,7 +21,7 @@ use super::random::Random;
 use super::weather::Weather;
 
 /// How long first bytes are waited for: well below the patience of the audit.
-const PREFACE_NS: u64 = 300 * MILLISECOND;
+const PREFACE_NS: u64 = 100 * MILLISECOND;
 const MILLISECOND: u64 = 1_000_000;
 const BACKENDS_PER_POOL: usize = 3;
 const LISTENERS: usize = 3;
@@ -494,7 +494,7 @@ impl PoolSeat {
             connect_timeout_ns: 0,
             connect_attempts: 1,
             connect_budget_ns: 0,
-            looks_first: false,
+            looks_first: random.chance(250),
         };
         seat.redraw(random);
         seat
