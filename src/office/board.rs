@@ -18,6 +18,8 @@ use crate::prober::{
     WarmOrder,
 };
 
+use super::events::Events;
+
 /// Names by id, retired ones included.
 #[derive(Debug, Default, Clone)]
 pub struct Names {
@@ -98,6 +100,8 @@ pub struct Board {
     pub hatches: Arc<Hatches>,
     /// Sessions of the whole process against `max_sessions`.
     pub process: Arc<Capacity>,
+    /// What happened lately.
+    pub events: Events,
     pub log_lines: AtomicU64,
     /// Access-log lines that could not be written.
     pub log_lost: AtomicU64,
@@ -118,6 +122,7 @@ impl Board {
             started: SystemTime::now(),
             hatches,
             process,
+            events: Events::default(),
             log_lines: AtomicU64::new(0),
             log_lost: AtomicU64::new(0),
             busy_ppm,

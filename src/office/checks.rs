@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use serde_json::json;
+
 use crate::config::{
     self, BackendAddress, CheckKind, CheckPlan, HealthPlan, OnLoss, ProxyVersion, StepPlan,
 };
@@ -13,6 +15,7 @@ use crate::prober::{
 };
 
 use super::board::Board;
+use super::events::Kind;
 use super::failure::Failure;
 use super::world::{World, milliseconds, nanoseconds, target};
 
@@ -186,5 +189,14 @@ pub fn log_changes(board: &Board) {
             change.from.word(),
             change.reason
         );
+        let data = json!({
+            "pool": backend.pool,
+            "backend": backend.name,
+            "what": "health",
+            "from": change.from.word(),
+            "to": change.to.word(),
+            "reason": change.reason.to_string(),
+        });
+        board.events.tell(Kind::Backend, data);
     }
 }

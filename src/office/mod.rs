@@ -12,7 +12,7 @@
 //! | `binder` | listening sockets over reloads |
 //! | `resolver` | host names |
 //! | `world`, `publisher` | plan to snapshot, snapshot to workers |
-//! | `board`, `admin`, `scribe` | what is seen from outside |
+//! | `board`, `events`, `admin`, `scribe` | what is seen from outside |
 
 mod admin;
 mod binder;
@@ -20,6 +20,7 @@ mod board;
 mod checks;
 mod conflicts;
 mod crew;
+mod events;
 mod failure;
 mod leave;
 mod machine;
@@ -183,12 +184,15 @@ impl Office {
         let snapshot = Arc::new(self.world.compose(generation, self.phase));
         self.publisher.publish(Arc::clone(&snapshot));
         self.board.keep_warm(warm::orders(&self.world, self.phase));
+        let before = self.board.view();
         self.board.pin(start::view(
-            snapshot,
+            Arc::clone(&snapshot),
             &self.world,
             &self.registry,
             &self.reloads,
         ));
+        let events = &self.board.events;
+        events.listeners_changed(&before.snapshot, &snapshot);
     }
 
     /// Renews what is seen from outside without a new snapshot.

@@ -47,6 +47,7 @@ impl Office {
                 note.error = Some(sentence);
             }
         }
+        self.board.events.reloaded(&note);
         self.reloads.last = Some(note);
         self.repin();
     }
@@ -129,13 +130,13 @@ impl Office {
     /// Removed backends get nothing new, and lose what they have as `on_drain` says; those that came back serve again.
     fn drain_removed(&self, before: &World, change: &Change<BackendShared>) {
         for backend in &change.retired {
-            backend.verdict.set_admin(Admin::Draining);
+            self.set_admin(backend, Admin::Draining, "removed from the configuration");
             let rule = on_drain(&self.world.plan, &backend.pool)
                 .or_else(|| on_drain(&before.plan, &backend.pool));
             obey(backend, rule);
         }
         for backend in &change.returned {
-            backend.verdict.set_admin(Admin::Ready);
+            self.set_admin(backend, Admin::Ready, "in the configuration again");
         }
         // Weight 0 drains, too.
         for (pool, shared) in self.world.plan.pools.iter().zip(&self.world.backends) {
@@ -150,6 +151,13 @@ impl Office {
                 }
             }
         }
+    }
+
+    fn set_admin(&self, backend: &BackendShared, to: Admin, reason: &str) {
+        let from = backend.verdict.admin();
+        backend.verdict.set_admin(to);
+        let events = &self.board.events;
+        events.admin_changed(backend, from, to, reason);
     }
 
     /// Takes a new round of lookups; publishes only if an address changed.

@@ -145,9 +145,6 @@ impl Office {
             listeners: listeners.collect(),
             admin: self.admin.as_ref().map(|(_, server)| server.address),
         };
-        for (name, addresses) in &ready.listeners {
-            log::info!("listener {name} on {}", in_words(addresses));
-        }
         if let Some(address) = ready.admin {
             log::info!("admin on http://{address}");
         }
@@ -166,15 +163,6 @@ impl Office {
         if let Some(on_ready) = on_ready {
             let _ = on_ready.send(ready);
         }
-    }
-}
-
-/// The first addresses of a listener; a port range may have thousands.
-fn in_words(addresses: &[crate::ids::Address]) -> String {
-    let shown: Vec<String> = addresses.iter().take(4).map(ToString::to_string).collect();
-    match addresses.len().saturating_sub(shown.len()) {
-        0 => shown.join(", "),
-        more => format!("{} and {more} more", shown.join(", ")),
     }
 }
 

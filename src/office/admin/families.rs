@@ -11,6 +11,7 @@ use crate::handoff::{
 };
 use crate::ids::{CancelResult, CheckResult, ConnectFailure, Drop, End, Refusal};
 use crate::office::board::{Board, View};
+use crate::office::events::Kind;
 
 use super::metrics::{Labels, Page};
 
@@ -158,6 +159,20 @@ pub(super) fn process(page: &mut Page<'_>, board: &Board, view: &View) -> fmt::R
         "access_log_lines_lost",
         "Access-log lines that could not be written",
         [(vec![], board.lines_lost())],
+    )
+}
+
+/// What is told at `/v1/events`, and to how many.
+pub(super) fn events(page: &mut Page<'_>, board: &Board) -> fmt::Result {
+    page.counter(
+        "events",
+        "Events told at /v1/events",
+        Kind::ALL.map(|kind| (vec![("kind", kind.word())], board.events.told(kind))),
+    )?;
+    page.gauge(
+        "event_streams",
+        "Clients that read events now",
+        [(vec![], board.events.listeners() as f64)],
     )
 }
 

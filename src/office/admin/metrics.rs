@@ -63,6 +63,7 @@ impl Collector for Scene {
         let view = self.0.view();
         let mut page = Page(encoder);
         families::process(&mut page, &self.0, &view)?;
+        families::events(&mut page, &self.0)?;
         families::workers(&mut page, &self.0)?;
         families::listeners(&mut page, &view)?;
         families::flows(&mut page, &view)?;

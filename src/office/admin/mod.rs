@@ -3,9 +3,11 @@
 //! Clients here are not trusted either: few connections, small heads, a deadline for each. One that is over the limit is
 //! closed at once.
 
+mod events;
 mod explain;
 mod families;
 pub mod metrics;
+mod patience;
 pub mod readiness;
 pub mod socket;
 pub mod status;
@@ -19,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::Full;
+use http_body_util::{Either, Full};
 use hyper::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -31,6 +33,7 @@ use tokio::task::JoinHandle;
 
 use super::board::Board;
 use super::failure::Failure;
+use patience::{Impatient, PATIENCE};
 
 const CONNECTIONS_MAX: usize = 64;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -138,14 +141,17 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let service = service_fn(move |request: Request<hyper::body::Incoming>| {
-        let answer = answer(&board, request.method(), &request);
+        let answer = match events::stream(&board, &request) {
+            Some(stream) => stream.map(Either::Left),
+            None => answer(&board, request.method(), &request).map(Either::Right),
+        };
         async move { Ok::<_, Infallible>(answer) }
     });
     let served = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(HEAD_BYTES_MAX)
-        .serve_connection(TokioIo::new(stream), service)
+        .serve_connection(TokioIo::new(Impatient::new(stream, PATIENCE)), service)
         .await;
     if let Err(error) = served {
         log::debug!("admin: {error}");
@@ -154,12 +160,13 @@ where
 
 fn answer<B>(board: &Arc<Board>, method: &Method, request: &Request<B>) -> Response<Full<Bytes>> {
     let path = request.uri().path();
-    const KNOWN: [&str; 5] = [
+    const KNOWN: [&str; 6] = [
         "/healthz",
         "/readyz",
         "/metrics",
         "/v1/status",
         "/v1/explain",
+        events::PATH,
     ];
     let known = KNOWN.contains(&path);
     if !known {
@@ -181,6 +188,10 @@ fn answer<B>(board: &Arc<Board>, method: &Method, request: &Request<B>) -> Respo
             };
             json(status, &readiness.to_json())
         }
+        events::PATH => problem(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "as many clients read events as may (16): try again later",
+        ),
         "/v1/status" => json(StatusCode::OK, &status::of(board)),
         "/v1/explain" => match explain::of(board, request.uri().query()) {
             Ok(value) => json(StatusCode::OK, &value),
