@@ -94,6 +94,8 @@ fn defaults_of_later_keys_may_be_written_out() {
         "socket = \"\"",
         "protocol = \"tcp\"\naccept_proxy = false\naccept_proxy_from = []\npreface_timeout = \"5s\"\nroute = []",
         "send_proxy = \"off\"\non_role_change = \"close\"\ncancel = \"off\"\n\
+         breaker = { consecutive_failures = 3, early_reset = \"100ms\", error_percent = 50, window = \"10s\", volume = 20, \
+         open = \"5s\", open_max = \"60s\", trials = 1, max_ejected_percent = 50 }\n\
          warm = { size = 0, max_age = \"5s\", profile = \"generic\", force = false }\n\
          udp = { idle_timeout = \"60s\", responses = 0, requests = 0, max_flows = 0, send_proxy_every = false }",
         "",

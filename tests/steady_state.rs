@@ -15,9 +15,9 @@ use std::time::{Duration, Instant};
 
 use ringway::balance::{Algorithm, Chooser};
 use ringway::handoff::{
-    Backend, BackendOptions, BackendShared, Capacity, FlowRules, Hatches, ListenSocket, Listener,
-    ListenerShared, Phase, Pool, PoolShared, Protocol, SessionTimes, Snapshot, Spin, Target,
-    WaitRules, Waiters,
+    Backend, BackendOptions, BackendShared, BreakerRules, Capacity, FlowRules, Hatches,
+    ListenSocket, Listener, ListenerShared, Phase, Pool, PoolShared, Protocol, SessionTimes,
+    Snapshot, Spin, Target, WaitRules, Waiters,
 };
 use ringway::ids::{Address, BackendId, Clock, ListenerId, PoolId, SocketId, WorkerId};
 use ringway::sys::datagram;
@@ -135,6 +135,19 @@ fn snapshot(
     })
 }
 
+/// Whoever answers has nothing to fear from it; its cost must be none in a warm worker.
+const BREAKER: BreakerRules = BreakerRules {
+    consecutive_failures: 3,
+    early_reset_ns: 100_000_000,
+    error_percent: 50,
+    window_ns: 10_000_000_000,
+    volume: 20,
+    open_ns: 5_000_000_000,
+    open_max_ns: 60_000_000_000,
+    trials: 1,
+    max_ejected_percent: 50,
+};
+
 fn pool_of(id: PoolId, backend: &Arc<BackendShared>, target: SocketAddr) -> Arc<Pool> {
     Arc::new(Pool {
         shared: Arc::new(PoolShared::new(id, "p", 1)),
@@ -165,7 +178,7 @@ fn pool_of(id: PoolId, backend: &Arc<BackendShared>, target: SocketAddr) -> Arc<
             keepalive: None,
             user_timeout_ms: 0,
         },
-        breaker: None,
+        breaker: Some(BREAKER),
         send_proxy: None,
         cancel: false,
     })

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::path::Path;
 
 use super::Ending;
-use crate::config::{HealthPlan, ListenerPlan, Plan, duration_text, tiers, warm, worst};
+use crate::config::{HealthPlan, ListenerPlan, Plan, breaker, duration_text, tiers, warm, worst};
 use crate::office;
 
 pub(super) fn check(file: &Path, defaults: bool) -> Result<(), Ending> {
@@ -20,6 +20,8 @@ pub(super) fn check(file: &Path, defaults: bool) -> Result<(), Ending> {
         "worst case\n{}",
         indented(&worst::sentences(&plan).join("\n"))
     );
+    let breakers = breaker::sentences(&plan).join("\n");
+    let _ = writeln!(out, "circuit breaking\n{}", indented(&breakers));
     let warm = warm::sentences(&plan);
     if !warm.is_empty() {
         let _ = writeln!(out, "warm connections\n{}", indented(&warm.join("\n")));

@@ -5,6 +5,7 @@
 //! commands call it; the data plane never sees it.
 
 mod admin;
+pub mod breaker;
 pub mod budget;
 mod check_plan;
 mod crossing;
@@ -40,6 +41,7 @@ use desk::Desk;
 use section::Section;
 
 pub use admin::admin_socket;
+pub use breaker::BreakerPlan;
 pub use check_plan::{
     CheckKind, CheckPlan, DnsPlan, Expect, HealthPlan, HttpPlan, LoginPlan, Pattern, Said,
     StepPlan, UdpPlan,

@@ -13,6 +13,7 @@ use ipnet::IpNet;
 
 use crate::ids::Address;
 
+use super::breaker::BreakerPlan;
 use super::check_plan::HealthPlan;
 use super::measure::Rate;
 use super::tiers::TierPlan;
@@ -194,6 +195,8 @@ pub struct PoolPlan {
     pub on_role_change: OnLoss,
     pub health: HealthPlan,
     pub udp: FlowPlan,
+    /// `None`: nobody is ever ejected.
+    pub breaker: Option<BreakerPlan>,
     /// `None`: no warm connections.
     pub warm: Option<WarmPlan>,
     /// In the order of the file; at least one. Names are unique inside the pool.

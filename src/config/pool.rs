@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use crate::ids::Role;
 
+use super::breaker::read_breaker;
 use super::check_plan::HealthPlan;
 use super::desk::{Desk, Located};
-use super::extras::read_extras;
+use super::extras::read_discovery;
 use super::health::read_health;
 use super::measure::{
     HOUR, MILLISECOND, Refusal, YEAR, duration, duration_of, duration_or_off, limit, name, rate,
@@ -99,10 +100,11 @@ pub(super) fn read_pool(desk: &mut Desk<'_>, mut table: Section) -> PoolDraft {
         cancel: read_cancel(desk, &mut table),
         health: health.plan,
         tiers: read_tiers(desk, &mut table),
+        breaker: read_breaker(desk, &mut table),
         warm: read_warm(desk, &mut table, send_proxy.is_some()),
         backends: Vec::new(),
     };
-    let discovered = read_extras(desk, &mut table);
+    let discovered = read_discovery(desk, &mut table);
     let backends = read_backends(desk, &mut table, discovered);
     check_backends(desk, &plan, &backends);
     table.finish(desk);

@@ -7,7 +7,7 @@
 //! | open | its time is over (prober) | half-open |
 //! | open, half-open | lifted: the pool needs it, or the rules went away (prober) | closed |
 //! | half-open | as many trials as there are passed | closed |
-//! | half-open | a trial fails | open, for twice as long |
+//! | half-open | a trial cannot connect, or trials of [`CLIENTS_MIN`] clients are reset early | open, for twice as long |
 //! | half-open | nobody tried it for `open_max` (prober) | closed |
 //!
 //! Failures in a row are kept in two parts. Failed connects end with the next connect that works; early resets only with
@@ -19,7 +19,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 
 use crate::ids::{ConnectFailure, Nanos, millis};
 
-use super::breaker_rules::{BreakerRules, FAILURES_MAX, TRIALS_MAX};
+use super::breaker_rules::{BreakerRules, FAILURES_MAX};
+use super::breaker_word::Parts;
 use super::cause::Why;
 use super::sketch::Sketch;
 
@@ -116,66 +117,11 @@ pub struct Breaker {
     window_clients: Sketch,
 }
 
-const STATE_SHIFT: u32 = 62;
-const EPOCH_SHIFT: u32 = 30;
-const LEFT_SHIFT: u32 = 15;
-const TRIALS_MASK: u64 = 0x7fff;
 const BEGAN_SHIFT: u32 = 42;
 const BEGAN_EPOCH_MASK: u32 = 0x3f_ffff;
 const RUN_FIRST: u64 = 1 << 32;
 const ONE_RESET: u64 = 1 << 16;
 const ONE_CONNECT: u64 = 1;
-
-/// The machine's word, taken apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Parts {
-    state: BreakerState,
-    epoch: u32,
-    left: u32,
-    to_pass: u32,
-}
-
-impl Parts {
-    fn of(word: u64) -> Parts {
-        Parts {
-            state: match word >> STATE_SHIFT {
-                0 => BreakerState::Closed,
-                1 => BreakerState::Open,
-                _ => BreakerState::HalfOpen,
-            },
-            epoch: (word >> EPOCH_SHIFT) as u32,
-            left: (word >> LEFT_SHIFT & TRIALS_MASK) as u32,
-            to_pass: (word & TRIALS_MASK) as u32,
-        }
-    }
-
-    fn pack(self) -> u64 {
-        let state = match self.state {
-            BreakerState::Closed => 0,
-            BreakerState::Open => 1,
-            BreakerState::HalfOpen => 2_u64,
-        };
-        state << STATE_SHIFT
-            | u64::from(self.epoch) << EPOCH_SHIFT
-            | u64::from(self.left) << LEFT_SHIFT
-            | u64::from(self.to_pass)
-    }
-
-    fn next(self, state: BreakerState, trials: u32) -> Parts {
-        let trials = trials.clamp(1, TRIALS_MAX);
-        let trials = if state == BreakerState::HalfOpen {
-            trials
-        } else {
-            0
-        };
-        Parts {
-            state,
-            epoch: self.epoch.wrapping_add(1),
-            left: trials,
-            to_pass: trials,
-        }
-    }
-}
 
 impl Default for Breaker {
     fn default() -> Breaker {
@@ -395,6 +341,30 @@ impl Breaker {
                 return Some(self.opened(Parts::of(word), Why::TrialFailed, row, rules, now));
             }
         }
+    }
+
+    /// A trial was reset early. What one client can provoke fails no trial either: until the last of [`CLIENTS_MIN`] clients
+    /// has met with it, the trial is void, which its holder sees to.
+    pub fn trial_reset(
+        &self,
+        trial: Trial,
+        client: u32,
+        rules: &BreakerRules,
+        now: Nanos,
+    ) -> Option<Change> {
+        self.during(trial)?;
+        let run = (self.run.load(Relaxed) >> 32) as u32;
+        let clients = self.run_clients.meet(run, client).distinct;
+        if clients < CLIENTS_MIN {
+            return None;
+        }
+        self.trial_failed(trial, rules, now)
+    }
+
+    /// Whether the breaker still is in the half-open time to which the trial belongs.
+    #[must_use]
+    pub fn is_during(&self, trial: Trial) -> bool {
+        self.during(trial).is_some()
     }
 
     /// A trial that says nothing about the backend: somebody else may try.

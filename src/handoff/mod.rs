@@ -7,6 +7,7 @@
 mod access;
 mod breaker;
 mod breaker_rules;
+mod breaker_word;
 mod cancels;
 mod capacity;
 mod cause;

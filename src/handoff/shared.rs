@@ -93,8 +93,10 @@ pub struct BackendCounters {
     pub sessions_total: Tally,
     pub connect_attempts: Tally,
     pub connect_failures: [Tally; ConnectFailure::COUNT],
-    /// Attempts that succeeded.
+    /// Attempts that succeeded, hand-outs of warm connections among them.
     pub connects: Tally,
+    /// Nanoseconds that they took.
+    pub connect_ns: Tally,
     /// Attempts that failed by no fault of ours.
     pub connect_faults: Tally,
     /// Sessions that the backend reset early, without a byte from it and nothing ended by the client.
@@ -203,6 +205,7 @@ impl BackendShared {
             connect_attempts: Tally::default(),
             connect_failures: std::array::from_fn(|_| Tally::default()),
             connects: Tally::default(),
+            connect_ns: Tally::default(),
             connect_faults: Tally::default(),
             early_resets: Tally::default(),
             reset_faults: Tally::default(),

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use crate::balance::{Service, TIERS_MAX, TierCount, TierMode, TierRules, TierWatch};
 use crate::ids::Nanos;
 
+use super::breaker::BreakerState;
 use super::shared::BackendShared;
 use super::verdict::{Admin, Health};
 
@@ -94,7 +95,8 @@ impl Tiers {
             };
             let verdict = &backend.verdict;
             let is_ready = verdict.admin() == Admin::Ready;
-            let is_eligible = verdict.is_eligible();
+            // Half-open it stays one of those that serve, else nobody would come to try it.
+            let is_eligible = verdict.is_sound() && verdict.breaker.state() != BreakerState::Open;
             let is_unknown = is_ready && !is_eligible && verdict.health() == Health::Unknown;
             let count = &mut counts[usize::from(*tier) % TIERS_MAX];
             count.all += 1;

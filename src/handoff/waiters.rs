@@ -8,8 +8,8 @@ use crossbeam::queue::ArrayQueue;
 
 use crate::ids::{BackendId, Nanos, PoolId, SessionKey, WorkerId};
 
+use super::breaker::Trial;
 use super::shared::BackendShared;
-
 use super::warm::WarmSocket;
 
 /// A waiting session's place in the queue. Its session may have left meanwhile: then the ticket is stale.
@@ -31,18 +31,23 @@ pub struct Grant {
     pub pool: PoolId,
     pub backend: Arc<BackendShared>,
     pub reserved: bool,
+    /// The right to try a half-open breaker.
+    pub trial: Option<Trial>,
     /// A connection to it that is there already.
     pub warm: Option<WarmSocket>,
 }
 
 impl Grant {
-    /// Gives its place and its turn back: nobody uses them.
+    /// Gives its place, its turn and its trial back: nobody uses them.
     pub fn release(&self) {
         if self.reserved {
             self.backend.capacity.release();
         }
         if self.warm.is_none() {
             self.backend.pace.give_back();
+        }
+        if let Some(trial) = self.trial {
+            self.backend.verdict.breaker.trial_void(trial);
         }
     }
 }

@@ -11,13 +11,14 @@ use std::time::SystemTime;
 
 use parking_lot::Mutex;
 
-use crate::handoff::{BackendShared, Capacity, Hatches, Snapshot};
+use crate::handoff::{BackendShared, Capacity, Hatches, Pool, Snapshot};
 use crate::ids::{BackendId, Clock, ListenerId, PoolId};
 use crate::prober::{
     BackendReport, Complaint, Conflict, HealthChange, Prober, Target as Watched, WarmNotice,
     WarmOrder,
 };
 
+use super::breakers::BreakerNotes;
 use super::events::Events;
 
 /// Names by id, retired ones included.
@@ -102,6 +103,7 @@ pub struct Board {
     pub process: Arc<Capacity>,
     /// What happened lately.
     pub events: Events,
+    pub breaker_notes: BreakerNotes,
     pub log_lines: AtomicU64,
     /// Access-log lines that could not be written.
     pub log_lost: AtomicU64,
@@ -123,6 +125,7 @@ impl Board {
             hatches,
             process,
             events: Events::default(),
+            breaker_notes: BreakerNotes::default(),
             log_lines: AtomicU64::new(0),
             log_lost: AtomicU64::new(0),
             busy_ppm,
@@ -148,6 +151,13 @@ impl Board {
     pub fn keep_warm(&self, orders: Vec<WarmOrder>) {
         if let Some(prober) = &*self.prober.lock() {
             prober.keep_warm(orders);
+        }
+    }
+
+    /// Replaces the pools whose breakers are moved on with time.
+    pub fn move_breakers(&self, pools: Vec<Arc<Pool>>) {
+        if let Some(prober) = &*self.prober.lock() {
+            prober.move_breakers(pools);
         }
     }
 
@@ -199,8 +209,18 @@ impl Board {
     }
 
     pub fn pin(&self, view: View) {
+        let notes = &self.breaker_notes;
+        notes.retain(|backend| view.names.backend(backend).is_some());
         let old = std::mem::replace(&mut *self.view.lock(), Arc::new(view));
         drop(old);
+    }
+
+    /// Changes that were to be told, and found their queue full, since the start.
+    #[must_use]
+    pub fn changes_lost(&self) -> u64 {
+        let prober = self.prober.lock();
+        let of_health = prober.as_ref().map_or(0, Prober::changes_lost);
+        of_health + self.hatches.notices.lost()
     }
 
     pub fn set_leaving(&self) {

@@ -17,6 +17,7 @@
 mod admin;
 mod binder;
 mod board;
+mod breakers;
 mod checks;
 mod conflicts;
 mod crew;
@@ -184,6 +185,7 @@ impl Office {
         let snapshot = Arc::new(self.world.compose(generation, self.phase));
         self.publisher.publish(Arc::clone(&snapshot));
         self.board.keep_warm(warm::orders(&self.world, self.phase));
+        self.board.move_breakers(snapshot.pools.clone());
         let before = self.board.view();
         self.board.pin(start::view(
             Arc::clone(&snapshot),

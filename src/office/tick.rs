@@ -9,6 +9,7 @@ use crate::balance::{Service, TIERS_MAX};
 use crate::handoff::{Tally, WorkerCounters};
 use crate::ids::{Nanos, PoolId};
 
+use super::breakers::{self, Unspared};
 use super::conflicts::Alarms;
 use super::resolver::AGAIN;
 use super::{Office, checks, start};
@@ -30,6 +31,7 @@ pub struct Tick {
     /// Tiers that serve, and whether health is ignored there, as logged last.
     tiers: BTreeMap<PoolId, (u16, bool)>,
     alarms: Alarms,
+    unspared: Unspared,
 }
 
 type Pick = fn(&WorkerCounters) -> &Tally;
@@ -70,6 +72,7 @@ impl Tick {
             pauses: [0; PAUSES.len()],
             tiers: BTreeMap::new(),
             alarms: Alarms::default(),
+            unspared: Unspared::default(),
         }
     }
 
@@ -81,6 +84,8 @@ impl Tick {
 impl Office {
     pub(super) fn on_tick(&mut self) {
         checks::log_changes(&self.board);
+        breakers::tell_changes(&self.board);
+        self.tick.unspared.look(&self.board);
         super::warm::log_notices(&self.board);
         self.tick.alarms.look(&self.board);
         let now = self.board.clock.now();

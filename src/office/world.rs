@@ -291,7 +291,7 @@ impl World {
                 keepalive: plan.keepalive.map(keepalive),
                 user_timeout_ms: milliseconds(plan.user_timeout.unwrap_or_default()),
             },
-            breaker: None,
+            breaker: plan.breaker.as_ref().map(super::breakers::rules),
             send_proxy: plan.send_proxy.map(|version| match version {
                 config::ProxyVersion::One => ProxyVersion::One,
                 config::ProxyVersion::Two => ProxyVersion::Two,

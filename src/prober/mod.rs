@@ -4,6 +4,7 @@
 //! (atomics on each backend, bells rung after a change), a channel of health changes, and reports on request. What kinds
 //! of checks there are is in `kinds`; an own stall never takes a backend down. Nobody but this room touches tokio-uring.
 
+mod breakers;
 mod cancels;
 mod chance;
 mod claims;
@@ -43,9 +44,10 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
-use crate::handoff::Hatches;
+use crate::handoff::{Hatches, Pool};
 use crate::ids::{Clock, Nanos};
 
+use self::breakers::Breakers;
 use self::chance::Chance;
 use self::roster::Roster;
 use self::stall::StallWatch;
@@ -88,6 +90,7 @@ impl Prober {
     pub fn start(hatches: Arc<Hatches>, clock: Clock) -> io::Result<Prober> {
         let desk = Arc::new(Desk {
             targets: Mutex::new(None),
+            pools: Mutex::new(None),
             histories: Mutex::new(Vec::new()),
             conflicts: Mutex::new(Vec::new()),
             stop: AtomicBool::new(false),
@@ -126,6 +129,12 @@ impl Prober {
     /// check; changed rules apply at once.
     pub fn publish(&self, targets: Vec<Target>) {
         *self.desk.targets.lock() = Some(targets);
+        self.desk.news.notify_one();
+    }
+
+    /// Replaces the pools whose breakers are moved on. A backend that is in them before and after keeps its breaker.
+    pub fn move_breakers(&self, pools: Vec<Arc<Pool>>) {
+        *self.desk.pools.lock() = Some(pools);
         self.desk.news.notify_one();
     }
 
@@ -224,6 +233,7 @@ fn live(
     let _ = tell_started.send(Ok(()));
     let watch = Watch {
         roster: Roster::new(Chance::from_seed(seed)),
+        breakers: Breakers::default(),
         desk,
         hatches,
         changes,

@@ -3,6 +3,7 @@
 //! health wait to be delivered. Time is handed in, chance comes from a seed: the same story gives the same outcome.
 
 mod roles;
+mod sooner;
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -52,6 +53,8 @@ struct Entry {
     history: Arc<History>,
     /// Due times of the next check and of the end of the grace; each stands in the heap once.
     next: Next,
+    /// When the last check began.
+    started: Option<Nanos>,
     grace_ends: Option<Nanos>,
     /// What the last check left for the next one; let go when the target changes.
     kept: Kept,
@@ -307,6 +310,7 @@ impl Roster {
             streak: Streak::new(backend.verdict.checked()),
             history: Arc::new(History::new(backend)),
             next: Next::None,
+            started: None,
             grace_ends: None,
             kept: Kept::default(),
             told: Complaints::default(),
@@ -428,6 +432,7 @@ impl Roster {
         };
         self.serials += 1;
         let serial = self.serials;
+        entry.started = Some(now);
         entry.next = Next::InFlight {
             serial,
             started: now,

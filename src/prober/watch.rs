@@ -12,9 +12,10 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::handoff::Hatches;
+use crate::handoff::{Hatches, Pool};
 use crate::ids::{Clock, Nanos, millis};
 
+use super::breakers::Breakers;
 use super::kept::Kept;
 use super::report::{Complaint, Conflict, Finding, HealthChange, History};
 use super::ring;
@@ -33,6 +34,8 @@ const LAST_ANSWERS: Duration = Duration::from_millis(500);
 pub struct Desk {
     /// The newest set of targets, until it is taken.
     pub targets: Mutex<Option<Vec<Target>>>,
+    /// The pools whose breakers are to be moved on, until they are taken.
+    pub pools: Mutex<Option<Vec<Arc<Pool>>>>,
     pub histories: Mutex<Vec<Arc<History>>>,
     pub conflicts: Mutex<Vec<Conflict>>,
     pub stop: AtomicBool,
@@ -46,6 +49,7 @@ type Found = (Ticket, Finding, Kept, Nanos);
 
 pub struct Watch {
     pub roster: Roster,
+    pub breakers: Breakers,
     pub desk: Arc<Desk>,
     pub hatches: Arc<Hatches>,
     pub changes: Sender<HealthChange>,
@@ -64,6 +68,7 @@ impl Watch {
             let now = self.clock.now();
             self.stall.look(now);
             self.take_targets(now);
+            self.move_breakers(now);
             self.start_due(now);
             self.deliver();
             self.sleep().await;
@@ -77,6 +82,21 @@ impl Watch {
         };
         self.roster.publish(targets, now);
         *self.desk.histories.lock() = self.roster.histories();
+    }
+
+    fn move_breakers(&mut self, now: Nanos) {
+        if let Some(pools) = self.desk.pools.lock().take() {
+            self.breakers.publish(pools);
+        }
+        if now < self.breakers.due() {
+            return;
+        }
+        if self.breakers.look(&self.hatches, now) {
+            self.hatches.ring();
+        }
+        for backend in self.breakers.take_wanted() {
+            self.roster.check_soon(&backend, now);
+        }
     }
 
     fn start_due(&mut self, now: Nanos) {
@@ -131,7 +151,11 @@ impl Watch {
         } else {
             now.after(BEAT_NS)
         };
-        let wake = due.max(self.gate).max(now).min(beat);
+        let wake = due
+            .max(self.gate)
+            .min(self.breakers.due())
+            .max(now)
+            .min(beat);
         self.stall.sleep_until(wake);
         // A sleeper without a plan looks up once an hour: tokio's clock does not reach as far as ours.
         let pause = Duration::from_nanos(wake.since(now)).min(Duration::from_secs(3_600));

@@ -71,6 +71,12 @@ impl Pump {
         self.sending || self.piped > 0 || !self.line.is_empty()
     }
 
+    /// Whether its source has ended: nothing more comes from there.
+    #[must_use]
+    pub fn is_ended(&self) -> bool {
+        self.ended
+    }
+
     #[must_use]
     pub fn route(&self) -> Route {
         self.route

@@ -196,6 +196,12 @@ impl TcpSession {
         self.phase
     }
 
+    /// Which end it has, or will have as far as is known.
+    #[must_use]
+    pub fn end(&self) -> Option<End> {
+        self.end
+    }
+
     /// Attempts to connect so far.
     #[must_use]
     pub fn attempts(&self) -> u8 {

@@ -7,7 +7,8 @@ use std::sync::atomic::Ordering;
 
 use crate::balance::{Algorithm, Draw};
 use crate::handoff::{
-    BackendShared, Capacity, Grant, Pool, Reservation, Snapshot, Standing, Ticket, WarmSocket,
+    BackendShared, Capacity, Entry, Grant, Health, Pool, Reservation, Snapshot, Standing, Ticket,
+    Trial, WarmSocket,
 };
 use crate::ids::{BackendId, Nanos, PoolId, SessionKey, Side};
 use crate::session::{Event, Phase};
@@ -21,6 +22,16 @@ pub(super) struct Reserved<'a> {
     pub(super) backend: &'a Arc<BackendShared>,
     pub(super) held: bool,
     pub(super) warm: Option<WarmSocket>,
+    pub(super) trial: Option<Trial>,
+}
+
+impl Reserved<'_> {
+    /// Nobody tries the half-open breaker after all.
+    pub(super) fn void_trial(&self) {
+        if let Some(trial) = self.trial {
+            self.backend.verdict.breaker.trial_void(trial);
+        }
+    }
 }
 
 impl<K: Kernel> Worker<K> {
@@ -71,6 +82,7 @@ impl<K: Kernel> Worker<K> {
         // A warm connection has had its turn when it was opened.
         tenant.turn_unused = reserved.warm.is_none();
         tenant.backend_reserved = reserved.held;
+        tenant.trial = reserved.trial;
         tenant.warm = reserved.warm;
         tenant.remember_tried(backend.id);
         let counters = backend.of(self.world.worker);
@@ -86,6 +98,8 @@ impl<K: Kernel> Worker<K> {
         let (pool, held) = (tenant.pool, std::mem::take(&mut tenant.backend_reserved));
         let counted = std::mem::take(&mut tenant.backend_counted);
         let turn_unused = std::mem::take(&mut tenant.turn_unused);
+        let trial = tenant.trial.take();
+        (tenant.unproven, tenant.prove_at) = (false, Nanos::NEVER);
         tenant.warm = None;
         let Some(backend) = tenant.backend.filter(|_| counted) else {
             return;
@@ -107,8 +121,11 @@ impl<K: Kernel> Worker<K> {
             if turn_unused {
                 backend.shared.pace.give_back();
             }
+            if let Some(trial) = trial {
+                backend.shared.verdict.breaker.trial_void(trial);
+            }
         }
-        if held {
+        if held || trial.is_some() {
             self.serve_waiters(pool);
         }
     }
@@ -204,6 +221,7 @@ impl<K: Kernel> Worker<K> {
                 backend: Arc::clone(reserved.backend),
                 reserved: reserved.held,
                 warm: reserved.warm,
+                trial: reserved.trial,
             };
             if ticket.worker == self.world.worker {
                 self.accept_grant(grant);
@@ -255,10 +273,12 @@ impl<K: Kernel> Worker<K> {
         };
         let mut backends = pool.backends.iter();
         let place = backends.position(|one| Arc::ptr_eq(&one.shared, &grant.backend));
-        // It may be full, or paced, by the very place that was granted.
-        place.is_some_and(|i| {
-            let standing = pool.standing(i, self.now);
-            matches!(standing, Standing::Open | Standing::Full | Standing::Paced)
+        // It may be full, paced or tried enough by the very place that was granted.
+        let breaker = &grant.backend.verdict.breaker;
+        let tries = grant.trial.is_some_and(|trial| breaker.is_during(trial));
+        place.is_some_and(|i| match pool.standing(i, self.now) {
+            Standing::Open | Standing::Full | Standing::Paced => true,
+            standing => tries && standing == Standing::Health(Health::Ejected),
         })
     }
 
@@ -310,6 +330,7 @@ impl<K: Kernel> Worker<K> {
                 backend: &grant.backend,
                 held,
                 warm: grant.warm.take(),
+                trial: grant.trial.take(),
             };
             self.take_backend(grant.session, reserved);
         }
@@ -423,6 +444,7 @@ impl<K: Kernel> Worker<K> {
 
     pub(super) fn close(&mut self, stream: crate::ids::StreamKey, reset: bool) {
         if stream.side == Side::Client {
+            self.note_early_reset(stream);
             self.note_tcp_info(stream);
         }
         self.kernel.close(stream, reset);
@@ -456,26 +478,35 @@ fn choose_and_reserve<'a>(
         };
         let chosen = pool.choose(excluded, draw, now)?;
         let shared = &pool.backends[chosen].shared;
-        let (reservation, warm) = if with_warm {
+        let trial = match shared.verdict.breaker.enter() {
+            Entry::Free => None,
+            Entry::Trial(trial) => Some(trial),
+            Entry::Shut => continue,
+        };
+        // A trial is to show that connecting works.
+        let (reservation, warm) = if with_warm && trial.is_none() {
             reserve_with_warm(shared, random as usize)
         } else {
             (shared.capacity.reserve(), None)
         };
-        let held = reservation == Reservation::Held;
+        let reserved = Reserved {
+            backend: shared,
+            held: reservation == Reservation::Held,
+            warm,
+            trial,
+        };
         if reservation == Reservation::Full {
+            reserved.void_trial();
             continue;
         }
-        if warm.is_none() && !shared.pace.take(now) {
-            if held {
+        if reserved.warm.is_none() && !shared.pace.take(now) {
+            reserved.void_trial();
+            if reserved.held {
                 shared.capacity.release();
             }
             continue;
         }
-        return Some(Reserved {
-            backend: shared,
-            held,
-            warm,
-        });
+        return Some(reserved);
     }
     None
 }

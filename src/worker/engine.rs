@@ -212,6 +212,7 @@ impl<K: Kernel> Worker<K> {
             let Some((key, _)) = self.slots.at(slot.0) else {
                 continue;
             };
+            self.prove_if_due(key);
             let Some(tenant) = self.slots.get_mut(key) else {
                 continue;
             };

@@ -10,6 +10,7 @@
 
 mod accepting;
 mod admission;
+mod blame;
 mod choosing;
 mod ending;
 mod engine;

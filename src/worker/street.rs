@@ -24,19 +24,23 @@ impl<K: Kernel> Worker<K> {
             Answer::Connected => match self.announce(key) {
                 Ok(()) => {
                     self.note_connected(key);
+                    self.note_attempt(key);
                     Event::Connected
                 }
                 Err(failure) => {
                     self.note_connect_failure(key, failure);
+                    self.blame(key, failure);
                     Event::ConnectFailed(failure)
                 }
             },
             Answer::ConnectFailed(failure) => {
                 self.note_connect_failure(key, failure);
+                self.blame(key, failure);
                 Event::ConnectFailed(failure)
             }
             Answer::ConnectCancelled => {
                 self.note_connect_failure(key, ConnectFailure::Timeout);
+                self.blame(key, ConnectFailure::Timeout);
                 Event::ConnectCancelled
             }
             Answer::Received(parcel) => Event::Received(side, parcel),
@@ -183,6 +187,7 @@ impl<K: Kernel> Worker<K> {
         };
         tenant.connect_began = now;
         tenant.turn_unused = false;
+        tenant.unproven = false;
         let (pool, backend, port, turn) = (tenant.pool, tenant.backend, tenant.port, tenant.id);
         if let Some(counters) = backend.and_then(|id| self.world.backend_counters(id)) {
             counters.connect_attempts.add(1);
@@ -203,8 +208,12 @@ impl<K: Kernel> Worker<K> {
             }
             None => Err(ConnectFailure::Unreachable),
         };
+        let led_somewhere = route.is_some();
         if let Err(failure) = started {
             self.note_connect_failure(key, failure);
+            if led_somewhere {
+                self.blame(key, failure);
+            }
             self.answer(key, Event::ConnectFailed(failure));
         }
     }
@@ -288,6 +297,7 @@ impl<K: Kernel> Worker<K> {
             return;
         };
         tenant.bytes[from.index()] += bytes;
+        let proves = tenant.unproven && from == Side::Backend;
         let listener = self.world.listener_counters(tenant.listener);
         let backend = tenant
             .backend
@@ -306,6 +316,9 @@ impl<K: Kernel> Worker<K> {
             if spliced {
                 backend.spliced_bytes.add(bytes);
             }
+        }
+        if proves {
+            self.prove(key);
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use crate::handoff::{SessionRecord, SourcePlace, WarmProfile, WarmSocket};
+use crate::handoff::{SessionRecord, SourcePlace, Trial, WarmProfile, WarmSocket};
 use crate::ids::{BackendId, End, ListenerId, Nanos, PoolId, Side};
 use crate::session::TcpSession;
 
@@ -47,6 +47,12 @@ pub(super) struct Tenant {
     pub(super) backend_reserved: bool,
     /// A turn of the backend's `connect_rate` was taken, and no connect has followed yet.
     pub(super) turn_unused: bool,
+    /// It tries a half-open breaker, and has not said yet how that went.
+    pub(super) trial: Option<Trial>,
+    /// Its backend has not shown yet that it serves: by a byte, or by keeping the session for a while.
+    pub(super) unproven: bool,
+    /// When it has been kept long enough; only set where somebody wants to know.
+    pub(super) prove_at: Nanos,
     /// A connection to the backend that came with the choice, until the session connects.
     pub(super) warm: Option<WarmSocket>,
     /// The session runs on a warm connection.
@@ -71,6 +77,7 @@ pub(super) struct Tenant {
     pub(super) wait_ns: u64,
     pub(super) connect_began: Nanos,
     pub(super) connect_ns: u64,
+    pub(super) connected_at: Nanos,
     /// Delivered bytes, by source side.
     pub(super) bytes: [u64; 2],
     /// What the timer wheel is set to.
@@ -100,6 +107,9 @@ impl Tenant {
             backend_counted: false,
             backend_reserved: false,
             turn_unused: false,
+            trial: None,
+            unproven: false,
+            prove_at: Nanos::NEVER,
             warm: None,
             handout: None,
             listener_reserved: false,
@@ -117,6 +127,7 @@ impl Tenant {
             wait_ns: 0,
             connect_began: Nanos::ZERO,
             connect_ns: 0,
+            connected_at: Nanos::ZERO,
             bytes: [0; 2],
             timer_at: Nanos::NEVER,
             kill_at: Nanos::NEVER,
@@ -141,7 +152,8 @@ impl Tenant {
 
     /// When the wheel must look at this session.
     pub(super) fn due(&self) -> Nanos {
-        self.session.wake_at().min(self.kill_at)
+        let ordered = self.kill_at.min(self.prove_at);
+        self.session.wake_at().min(ordered)
     }
 
     pub(super) fn record(&self, end: End, now: Nanos) -> SessionRecord {

@@ -76,6 +76,7 @@ impl<K: Kernel> Worker<K> {
         if !self.kernel.adopt(key, descriptor) {
             return false;
         }
+        self.note_attempt(key);
         // One that does not take the header has died, which the session finds out as of any other.
         let _ = self.announce(key);
         self.answer(key, Event::Warm);

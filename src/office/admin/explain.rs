@@ -10,9 +10,10 @@ use hyper::StatusCode;
 use serde_json::{Value, json};
 
 use crate::balance::{Algorithm, Draw, Latency};
-use crate::handoff::{Health, Listener, Pool, Prospect, Standing};
+use crate::handoff::{BackendShared, BreakerState, Health, Listener, Pool, Prospect, Standing};
 use crate::ids::{BackendId, Nanos};
 use crate::office::board::{Board, View};
+use crate::office::breakers::BreakerNote;
 
 use super::status::tier_list;
 
@@ -102,6 +103,7 @@ fn explain(
         pool,
         now,
         changes: changes(board),
+        breakers: board.breaker_notes.all(),
     };
     let candidates = (0..pool.backends.len()).map(|i| {
         json!({
@@ -182,6 +184,7 @@ struct Telling<'a> {
     pool: &'a Pool,
     now: Nanos,
     changes: BTreeMap<BackendId, String>,
+    breakers: BTreeMap<BackendId, BreakerNote>,
 }
 
 impl Telling<'_> {
@@ -193,6 +196,7 @@ impl Telling<'_> {
             Standing::NoWeight => "weight 0: it drains".to_owned(),
             Standing::Unresolved => "its name does not resolve".to_owned(),
             Standing::Admin(admin) => format!("admin {}", admin.word()),
+            Standing::Health(Health::Ejected) => self.ejection(shared),
             Standing::Health(health) => match self.changes.get(&shared.id) {
                 Some(reason) => format!("health {}: {reason}", health.word()),
                 None => format!("health {}", health.word()),
@@ -204,6 +208,28 @@ impl Telling<'_> {
             Standing::Tried => "tried before".to_owned(),
             Standing::Paced => "it had a new connection just now (connect_rate)".to_owned(),
             Standing::OtherTier => format!("tier {} does not serve now", backend.tier),
+        }
+    }
+
+    /// Why its breaker keeps sessions away, and for how long.
+    fn ejection(&self, shared: &BackendShared) -> String {
+        let breaker = &shared.verdict.breaker;
+        let reason = match self.breakers.get(&shared.id) {
+            Some(note) => format!("ejected: {}", note.reason),
+            None => "ejected".to_owned(),
+        };
+        let until = self
+            .pool
+            .breaker
+            .as_ref()
+            .and_then(|rules| breaker.open_until(rules));
+        match (breaker.state(), until) {
+            (BreakerState::Open, Some(until)) => {
+                let left = until.since(self.now) as f64 / 1e9;
+                format!("{reason}; it may be tried in {left:.1} s")
+            }
+            (BreakerState::HalfOpen, _) => format!("{reason}; others try it just now"),
+            _ => reason,
         }
     }
 
@@ -228,7 +254,10 @@ impl Telling<'_> {
         if backend.tier > 0 {
             said += &format!(", tier {}", backend.tier);
         }
-        let health = shared.verdict.health();
+        if shared.verdict.breaker.state() == BreakerState::HalfOpen {
+            said += ", its breaker half-open: this session would be a trial";
+        }
+        let health = shared.verdict.checked();
         if !matches!(health, Health::Up | Health::Unknown) {
             said += &format!(", health {} ignored (fail_open)", health.word());
         }

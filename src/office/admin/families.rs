@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::UNIX_EPOCH;
 
 use crate::handoff::{
-    Admin, Backend, BackendCounters, Discard, Handout, Health, Histogram, HistogramSum,
+    Admin, Backend, BackendCounters, Discard, Handout, Health, Histogram, HistogramSum, Kept,
     ListenerCounters, PoolCounters, Protocol, Tally, WorkerCounters,
 };
 use crate::ids::{CancelResult, CheckResult, ConnectFailure, Drop, End, Refusal};
@@ -168,6 +168,11 @@ pub(super) fn events(page: &mut Page<'_>, board: &Board) -> fmt::Result {
         "events",
         "Events told at /v1/events",
         Kind::ALL.map(|kind| (vec![("kind", kind.word())], board.events.told(kind))),
+    )?;
+    page.counter(
+        "changes_lost",
+        "Changes of health and breakers that came too fast to be told; they happened all the same",
+        [(vec![], board.changes_lost())],
     )?;
     page.gauge(
         "event_streams",
@@ -393,6 +398,7 @@ pub(super) fn backends(page: &mut Page<'_>, view: &View) -> fmt::Result {
         let rows = all().map(|i| (label(i), sum(i, &|c| pick(c).read())));
         page.counter(name, help, rows)?;
     }
+    breakers(page, &backends)?;
     warm(page, &backends)?;
     let directions = all().flat_map(|i| ["in", "out"].map(|direction| (i, direction)));
     page.counter(
@@ -413,6 +419,35 @@ pub(super) fn backends(page: &mut Page<'_>, view: &View) -> fmt::Result {
         failures.map(|(i, why)| {
             let count = sum(i, &|c| c.connect_failures[why.index()].read());
             (with(label(i), "reason", why.word()), count)
+        }),
+    )
+}
+
+fn breakers(page: &mut Page<'_>, backends: &[&Backend]) -> fmt::Result {
+    let breaker = |it: &Backend| it.shared.verdict.breaker.opens();
+    page.counter(
+        "breaker_opens",
+        "Times that the backend was ejected by its breaker",
+        backends.iter().map(|it| (backend_label(it), breaker(it))),
+    )?;
+    let reasons = backends
+        .iter()
+        .flat_map(|it| Kept::ALL.iter().map(move |&why| (it, why)));
+    page.counter(
+        "breaker_kept",
+        "Times that the backend should have been ejected, and the pool could not spare it",
+        reasons.map(|(it, why)| {
+            let count = it.shared.verdict.breaker.kept(why);
+            (with(backend_label(it), "reason", why.word()), count)
+        }),
+    )?;
+    page.counter(
+        "early_resets",
+        "Sessions that the backend reset early, without a byte from it",
+        backends.iter().map(|it| {
+            let shards = it.shared.workers.iter();
+            let count = shards.map(|shard| shard.early_resets.read()).sum();
+            (backend_label(it), count)
         }),
     )
 }

@@ -8,9 +8,12 @@ use std::time::SystemTime;
 use serde_json::{Value, json};
 
 use crate::balance::{Service, TIERS_MAX};
-use crate::handoff::{Backend, BackendShared, Listener, Phase, Pool, Standing, Target};
+use crate::handoff::{
+    Backend, BackendShared, BreakerRules, Kept, Listener, Phase, Pool, Standing, Target,
+};
 use crate::ids::{BackendId, Clock, ConnectFailure, End, Refusal};
 use crate::office::board::{Board, Reloads, View};
+use crate::office::breakers::BreakerNote;
 use crate::prober::{BackendReport, Conflict};
 
 #[must_use]
@@ -141,6 +144,7 @@ struct Checks {
     clock: Clock,
     reports: BTreeMap<BackendId, BackendReport>,
     conflicts: Vec<Conflict>,
+    breaker_notes: BTreeMap<BackendId, BreakerNote>,
 }
 
 impl Checks {
@@ -150,6 +154,7 @@ impl Checks {
             clock: board.clock,
             reports: reports.map(|report| (report.backend.id, report)).collect(),
             conflicts: board.conflicts(),
+            breaker_notes: board.breaker_notes.all(),
         }
     }
 
@@ -188,7 +193,7 @@ fn pool(view: &View, checks: &Checks, pool: &Pool) -> Value {
     let backends = pool.backends.iter().enumerate();
     let backends: Vec<Value> = backends
         .map(|(i, backend)| {
-            let mut value = backend_of(view, checks, backend);
+            let mut value = backend_of(view, checks, backend, pool.breaker.as_ref());
             value["eligible"] = json!(matches!(
                 pool.standing(i, now),
                 Standing::Open | Standing::Paced
@@ -221,7 +226,12 @@ pub(super) fn tier_list(mask: u16) -> Vec<usize> {
     (0..TIERS_MAX).filter(is_in).collect()
 }
 
-fn backend_of(view: &View, checks: &Checks, backend: &Backend) -> Value {
+fn backend_of(
+    view: &View,
+    checks: &Checks,
+    backend: &Backend,
+    rules: Option<&BreakerRules>,
+) -> Value {
     let mut value = shared_part(&backend.shared);
     let note = view.notes.get(&backend.shared.id);
     value["address"] = json!(note.map(|note| &note.address));
@@ -234,7 +244,29 @@ fn backend_of(view: &View, checks: &Checks, backend: &Backend) -> Value {
     value["weight"] = json!(backend.weight);
     value["tier"] = json!(backend.tier);
     checks.write(backend.shared.id, &mut value);
+    value["breaker"] = breaker(checks, &backend.shared, rules);
     value
+}
+
+/// Null in a pool that ejects nobody.
+fn breaker(checks: &Checks, shared: &BackendShared, rules: Option<&BreakerRules>) -> Value {
+    let Some(rules) = rules else {
+        return Value::Null;
+    };
+    let breaker = &shared.verdict.breaker;
+    let (connects, resets) = breaker.failures();
+    let until = breaker.open_until(rules);
+    let last = checks.breaker_notes.get(&shared.id);
+    let kept = counted(&Kept::ALL, |why: Kept| (why.word(), breaker.kept(why)));
+    json!({
+        "state": breaker.state().word(),
+        "opens": breaker.opens(),
+        "opens_in_a_row": breaker.row(),
+        "open_until": until.map(|moment| stamp(checks.clock.wall(moment))),
+        "failures_in_a_row": { "connects": connects, "early_resets": resets },
+        "kept": kept,
+        "last_change": last.map(|note| json!({ "at": stamp(note.at), "reason": note.reason })),
+    })
 }
 
 /// What hangs on a backend's identity, in the plan or not.
@@ -253,6 +285,8 @@ fn shared_part(shared: &BackendShared) -> Value {
         "sessions_total": shards().map(|shard| shard.sessions_total.read()).sum::<u64>(),
         "connect_attempts": shards().map(|shard| shard.connect_attempts.read()).sum::<u64>(),
         "connect_failures": failures,
+        "connects": shards().map(|shard| shard.connects.read()).sum::<u64>(),
+        "connect_ms": shards().map(|shard| shard.connect_ns.read()).sum::<u64>() as f64 / 1e6,
         "bytes_in": shards().map(|shard| shard.bytes_in.read()).sum::<u64>(),
         "bytes_out": shards().map(|shard| shard.bytes_out.read()).sum::<u64>(),
         "spliced_bytes": shards().map(|shard| shard.spliced_bytes.read()).sum::<u64>(),

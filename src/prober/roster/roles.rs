@@ -13,7 +13,7 @@ use crate::prober::claims::{Ruling, Standing, judge};
 use crate::prober::report::{Conflict, Finding, Reason};
 use crate::prober::target::OnDown;
 
-use super::{Appointment, Entry, Next, Reverse, Roster, What};
+use super::{Entry, Roster};
 
 /// What a backend has to do with roles.
 #[derive(Clone, Copy, Debug, Default)]
@@ -177,18 +177,8 @@ impl Roster {
         let hurries = nobody_serves && entry.streak.health() == Health::Up;
         let begins = hurries && !std::mem::replace(&mut entry.part.hurries, hurries);
         entry.part.hurries = hurries;
-        let (Next::Due(at), Some(rules)) = (entry.next, entry.target.rules) else {
-            return;
-        };
-        let sooner = now.after(rules.fast_interval_ns);
-        if begins && sooner < at {
-            entry.next = Next::Due(sooner);
-            entry.tell_next_check();
-            self.appointments.push(Reverse(Appointment {
-                at: sooner,
-                place,
-                what: What::Check,
-            }));
+        if let Some(rules) = entry.target.rules.filter(|_| begins) {
+            self.hasten(place, now.after(rules.fast_interval_ns));
         }
     }
 

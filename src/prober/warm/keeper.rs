@@ -6,7 +6,8 @@
 use std::sync::Arc;
 
 use crate::handoff::{
-    BackendShared, Discard, Reservation, WARM_MAX, WarmCondition, WarmProfile, WarmSocket,
+    BackendShared, BreakerState, Discard, Reservation, WARM_MAX, WarmCondition, WarmProfile,
+    WarmSocket,
 };
 use crate::ids::{Nanos, millis};
 
@@ -121,9 +122,11 @@ impl Keeper {
         self.age_ns = self.order.max_age_ns;
     }
 
-    /// Whether this backend may have warm connections now.
+    /// Whether this backend may have warm connections now. One that is to be tried first may not.
     fn is_open(&self) -> bool {
-        self.order.open && self.order.address.is_some() && self.backend().verdict.is_eligible()
+        let verdict = &self.backend().verdict;
+        let trusted = verdict.is_sound() && verdict.breaker.state() == BreakerState::Closed;
+        self.order.open && self.order.address.is_some() && trusted
     }
 
     /// Looks at every place, and appends the connects that are due, `budget` at most.

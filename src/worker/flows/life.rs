@@ -174,9 +174,11 @@ impl<K: Kernel> Worker<K> {
                 tenant.attempts = tenant.attempts.saturating_add(1);
                 tenant.backend = Some(Arc::clone(backend));
                 tenant.backend_reserved = reserved.held;
+                (tenant.trial, tenant.unproven) = (reserved.trial, true);
             }
             Err(failure) => {
                 counters.connect_failures[failure.index()].add(1);
+                reserved.void_trial();
                 if reserved.held {
                     backend.capacity.release();
                 }
@@ -203,11 +205,20 @@ impl<K: Kernel> Worker<K> {
             return;
         };
         let held = std::mem::take(&mut tenant.backend_reserved);
+        let trial = tenant.trial.take();
+        let unproven = std::mem::take(&mut tenant.unproven);
         let pool = tenant.pool;
         if let Some(backend) = tenant.backend.take() {
             backend.of(worker).active.fetch_sub(1, Ordering::Relaxed);
+            // One that nobody answered has not failed.
+            backend.of(worker).connects.add(u64::from(unproven));
+            if let Some(trial) = trial {
+                backend.verdict.breaker.trial_void(trial);
+            }
             if held {
                 backend.capacity.release();
+            }
+            if held || trial.is_some() {
                 self.serve_waiters(pool);
             }
         }
@@ -224,6 +235,7 @@ impl<K: Kernel> Worker<K> {
             };
             backend.of(worker).connect_failures[failure.index()].add(1);
             tenant.failed = Some(backend.id);
+            self.blame_flow(flow, failure);
         }
     }
 
@@ -355,6 +367,7 @@ impl<K: Kernel> Worker<K> {
         };
         tenant.bytes[from.index()] += bytes;
         tenant.datagrams[from.index()] += count;
+        let proves = tenant.unproven && from == Side::Backend;
         let listener = tenant.listener.of(worker);
         let backend = tenant.backend.as_ref().map(|backend| backend.of(worker));
         match from {
@@ -372,6 +385,9 @@ impl<K: Kernel> Worker<K> {
                     backend.bytes_out.add(bytes);
                 }
             }
+        }
+        if proves {
+            self.prove_flow(flow);
         }
     }
 

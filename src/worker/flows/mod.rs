@@ -4,6 +4,7 @@
 //!
 //! Nothing is sent here and now: what is passed on leaves with the next turn, many datagrams at a time.
 
+mod blame;
 mod life;
 mod sockets;
 mod tenant;
@@ -147,7 +148,9 @@ impl<K: Kernel> Worker<K> {
 }
 
 fn keeps_flows(verdict: &Verdict) -> bool {
-    use crate::handoff::{Admin, Health};
+    use crate::handoff::{Admin, BreakerState, Health};
+    // Half-open: they are its trials, or have waited for it in silence.
     verdict.admin() != Admin::Maintenance
-        && matches!(verdict.health(), Health::Up | Health::Unknown)
+        && matches!(verdict.checked(), Health::Up | Health::Unknown)
+        && verdict.breaker.state() != BreakerState::Open
 }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::handoff::{BackendShared, ListenerShared, SessionRecord, SourcePlace};
+use crate::handoff::{BackendShared, ListenerShared, SessionRecord, SourcePlace, Trial};
 use crate::ids::{BackendId, End, Nanos, PoolId, Side};
 
 #[derive(Debug)]
@@ -15,6 +15,10 @@ pub(super) struct FlowTenant {
     /// Who failed last: the next choice is another, if there is one.
     pub(super) failed: Option<BackendId>,
     pub(super) backend_reserved: bool,
+    /// It tries a half-open breaker, and has not said yet how that went.
+    pub(super) trial: Option<Trial>,
+    /// Its backend has neither answered nor failed yet.
+    pub(super) unproven: bool,
     pub(super) listener_reserved: bool,
     /// A place in the table of sources.
     pub(super) source: Option<SourcePlace>,
@@ -52,6 +56,8 @@ impl FlowTenant {
             backend: None,
             failed: None,
             backend_reserved: false,
+            trial: None,
+            unproven: false,
             listener_reserved: false,
             source: None,
             process_reserved: false,
