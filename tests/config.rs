@@ -1,7 +1,7 @@
 //! The contract of the configuration: exact messages for what is wrong, the defaults of the specification, and an example
 //! that runs. Only public functions are used.
 
-use ringway::config::{AcceptProxy, Plan, RoutePlan, load, parse};
+use ringway::config::{AcceptProxy, Plan, RoutePlan, load, parse, written};
 
 #[path = "config/properties.rs"]
 mod properties;
@@ -17,8 +17,15 @@ fn text(global: &str, admin: &str, listener: &str, pool: &str, backend: &str) ->
     )
 }
 
+/// The plan of a text that is fine. Written out again as a file, it must be the same plan.
 fn fine(text: &str) -> Plan {
-    parse(text, "c.toml", &|_| None).unwrap_or_else(|error| panic!("{error}\nin\n{text}"))
+    let read = |text: &str| {
+        parse(text, "c.toml", &|_| None).unwrap_or_else(|error| panic!("{error}\nin\n{text}"))
+    };
+    let plan = read(text);
+    let again = written(&plan);
+    assert_eq!(read(&again), plan, "written as\n{again}");
+    plan
 }
 
 /// What is said about a text that is wrong.
@@ -481,4 +488,27 @@ fn deep_nesting_is_refused() {
     ] {
         assert!(!said(&text).is_empty());
     }
+}
+
+/// What a plan is written as has every key of the example file, so that it can be the beginning of one's own.
+#[test]
+fn a_written_plan_has_every_key_of_the_example() {
+    let example = include_str!("../config.toml").replace("size = 0  ", "size = 4  ");
+    let text = written(&fine(&example));
+    let key = |line: &str| {
+        let (key, _) = line.split_once(" = ")?;
+        let plain = key
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+        plain.then(|| key.to_owned())
+    };
+    let keys: Vec<String> = example.lines().filter_map(key).collect();
+    assert!(keys.len() > 60, "{keys:?}");
+    let mut without: Vec<_> = keys
+        .iter()
+        .filter(|key| !text.contains(&format!("\n{key} = ")))
+        .collect();
+    without.dedup();
+    // Not for this version to decide.
+    assert_eq!(without, ["user", "group", "sandbox"], "in\n{text}");
 }

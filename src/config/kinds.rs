@@ -238,6 +238,12 @@ const RECORDS: &[(&str, u16)] = &[
     ("SRV", 33),
 ];
 
+/// The word of a type that a plan asks for.
+pub(super) fn record_word(record: u16) -> &'static str {
+    let found = RECORDS.iter().find(|(_, number)| *number == record);
+    found.map_or("A", |(word, _)| word)
+}
+
 fn read_dns(desk: &mut Desk<'_>, table: &mut Section) -> DnsPlan {
     const ALLOWED: &str = "a name and a type, like \"example.com A\"";
     let query: Option<Located<DnsPlan>> = table.require(desk, "query", ALLOWED, dns_query);

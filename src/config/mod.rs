@@ -29,6 +29,7 @@ pub mod tiers;
 mod udp;
 pub mod warm;
 pub mod worst;
+mod written;
 
 use std::fs::File;
 use std::io::Read;
@@ -55,6 +56,7 @@ pub use plan::{
     PoolPlan, Protocol, ProxyVersion, RoutePlan, Spin, WaitPlan, WarmPlan, WarmProfile,
 };
 pub use tiers::{TierMode, TierPlan};
+pub use written::written;
 
 /// A larger file is refused unread: it is not a configuration but a mistake (a device, a log).
 const FILE_BYTES_MAX: u64 = 16 << 20;

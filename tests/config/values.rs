@@ -394,7 +394,7 @@ fn a_password_is_read_at_load_and_never_shown() {
     assert_eq!(login.role, None);
     let password = login.password.as_ref().unwrap();
     assert_eq!(password.bytes(), b"s3cret-of-ours");
-    // `ringway check --defaults` prints the plan like this.
+    // Whoever prints a plan prints no password.
     assert!(!format!("{login:#?}").contains("s3cret"));
 }
 
