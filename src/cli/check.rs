@@ -1,38 +1,36 @@
 //! `ringway check`: validates, and prints what would run, what it needs, and the worst-case times that follow.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::path::Path;
 
-use super::Ending;
+use super::{Ending, out};
 use crate::config::{HealthPlan, ListenerPlan, Plan, breaker, duration_text, tiers, warm, worst};
 use crate::office;
 
 pub(super) fn check(file: &Path, defaults: bool) -> Result<(), Ending> {
     let plan = crate::config::load(file)?;
-    let mut out = String::new();
+    let mut text = String::new();
     let budget = office::survey(&plan)?;
     let workers = office::workers_of(&plan.global);
-    let _ = describe(&mut out, &plan, workers);
-    let _ = writeln!(out, "\nbudget\n{}", indented(&budget.to_string()));
+    let _ = describe(&mut text, &plan, workers);
+    let _ = writeln!(text, "\nbudget\n{}", indented(&budget.to_string()));
     let _ = writeln!(
-        out,
+        text,
         "worst case\n{}",
         indented(&worst::sentences(&plan).join("\n"))
     );
     let breakers = breaker::sentences(&plan).join("\n");
-    let _ = writeln!(out, "circuit breaking\n{}", indented(&breakers));
+    let _ = writeln!(text, "circuit breaking\n{}", indented(&breakers));
     let warm = warm::sentences(&plan);
     if !warm.is_empty() {
-        let _ = writeln!(out, "warm connections\n{}", indented(&warm.join("\n")));
+        let _ = writeln!(text, "warm connections\n{}", indented(&warm.join("\n")));
     }
     if defaults {
-        // Every key with the value that holds, set or not.
-        let _ = writeln!(out, "all values\n{}", indented(&format!("{plan:#?}")));
+        text = commented(&text) + "\n" + &crate::config::written(&plan);
     }
-    print(&out);
+    out::say(&text);
     for warning in budget.warnings() {
-        eprintln!("ringway: warning: {warning}");
+        out::complain(&format!("warning: {warning}"));
     }
     let shortages = budget.shortages();
     if !shortages.is_empty() {
@@ -44,9 +42,11 @@ pub(super) fn check(file: &Path, defaults: bool) -> Result<(), Ending> {
     Ok(())
 }
 
-/// A reader that went away (`| head`) is no error.
-fn print(text: &str) {
-    let _ = std::io::stdout().lock().write_all(text.as_bytes());
+/// The plan in words, as the head of a file that has it in full.
+fn commented(text: &str) -> String {
+    let lines = text.trim_end().lines();
+    let lines = lines.map(|line| format!("# {line}").trim_end().to_owned() + "\n");
+    lines.collect()
 }
 
 fn indented(text: &str) -> String {

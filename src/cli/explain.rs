@@ -2,12 +2,11 @@
 //! as it came.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
 
 use serde_json::Value;
 
-use super::Ending;
 use super::client::Instance;
+use super::{Ending, out};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Question {
@@ -42,8 +41,7 @@ pub(super) fn explain(question: &Question) -> Result<(), Ending> {
         true => String::from_utf8_lossy(&answer.body).into_owned(),
         false => in_words(&value),
     };
-    // A reader that went away (`| head`) is no error.
-    let _ = std::io::stdout().lock().write_all(text.as_bytes());
+    out::say(&text);
     Ok(())
 }
 

@@ -7,6 +7,7 @@ mod check;
 mod client;
 mod demo;
 mod explain;
+mod out;
 mod run;
 mod version;
 
@@ -99,7 +100,7 @@ pub fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(ending) => {
-            eprintln!("ringway: {}", ending.sentence);
+            out::complain(&ending.sentence);
             ExitCode::from(ending.status)
         }
     }

@@ -1,13 +1,19 @@
 //! `ringway version`: what this is, and what it runs on.
 
-use super::Ending;
+use std::fmt::Write as _;
+
+use super::{Ending, out};
 
 pub(super) fn version() -> Result<(), Ending> {
-    println!("ringway {}", env!("CARGO_PKG_VERSION"));
+    let mut text = format!("ringway {}\n", env!("CARGO_PKG_VERSION"));
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    println!("kernel {}", kernel.trim());
-    for (name, found) in crate::office::kernel_features()? {
-        println!("io_uring {name}: {}", if found { "yes" } else { "no" });
+    let _ = writeln!(text, "kernel {}", kernel.trim());
+    let features = crate::office::kernel_features();
+    for (name, found) in features.iter().flatten() {
+        let found = if *found { "yes" } else { "no" };
+        let _ = writeln!(text, "io_uring {name}: {found}");
     }
+    out::say(&text);
+    features?;
     Ok(())
 }

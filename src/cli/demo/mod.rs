@@ -165,8 +165,8 @@ impl Show {
         let mut acts = 0;
         loop {
             let elapsed = self.started.elapsed();
-            if length.is_some_and(|length| elapsed >= length) || self.balancer.thread.is_finished()
-            {
+            let over = length.is_some_and(|length| elapsed >= length);
+            if over || screen.is_alone() || self.balancer.thread.is_finished() {
                 break;
             }
             if elapsed >= next_act && self.clients.is_some() {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::clients::Tally;
+use crate::cli::out;
 
 const DRAW: Duration = Duration::from_millis(300);
 const LINE: Duration = Duration::from_secs(1);
@@ -30,6 +31,8 @@ pub(super) struct Screen {
     /// When the demo last changed something, to say how long the balancer took to see it.
     acted_at: Option<Instant>,
     rate: Rate,
+    /// Nobody reads any more.
+    alone: bool,
 }
 
 /// Requests a second since the last draw.
@@ -64,18 +67,28 @@ impl Screen {
             health: Vec::new(),
             acted_at: None,
             rate: Rate::default(),
+            alone: false,
         }
     }
 
     pub(super) fn introduce(&mut self, listener: SocketAddr, admin: SocketAddr, with_load: bool) {
-        put(&format!(
+        self.put(&format!(
             "ringway demo: clients -> {listener} -> 3 backends; admin http://{admin} (/v1/status, /metrics)\n"
         ));
         if !with_load {
-            put(&format!(
+            self.put(&format!(
                 "no load: speak to it yourself, a line at a time, at {listener}\n"
             ));
         }
+    }
+
+    /// Whether the reader went away.
+    pub(super) fn is_alone(&self) -> bool {
+        self.alone
+    }
+
+    fn put(&mut self, text: &str) {
+        self.alone |= !out::say(text);
     }
 
     /// Something happened.
@@ -92,7 +105,7 @@ impl Screen {
                 self.news.pop_front();
             }
         } else {
-            put(&format!("{line}\n"));
+            self.put(&format!("{line}\n"));
         }
     }
 
@@ -172,10 +185,10 @@ impl Screen {
             lines => format!("\x1b[{lines}A"),
         };
         self.drawn_lines = text.matches('\n').count();
-        put(&format!("{up}{text}\x1b[J"));
+        self.put(&format!("{up}{text}\x1b[J"));
     }
 
-    fn line(&self, scene: &Scene) {
+    fn line(&mut self, scene: &Scene) {
         let backends: Vec<String> = backends(scene)
             .iter()
             .map(|b| {
@@ -187,7 +200,7 @@ impl Screen {
                 )
             })
             .collect();
-        put(&format!(
+        self.put(&format!(
             "{}  {}\n",
             self.headline(scene),
             backends.join(" ")
@@ -208,11 +221,11 @@ impl Screen {
     pub(super) fn close(&mut self, elapsed: Duration, tally: Option<Tally>) {
         let seconds = elapsed.as_secs_f64();
         match tally {
-            Some(tally) => put(&format!(
+            Some(tally) => self.put(&format!(
                 "summary: {seconds:.1} s, requests = {}, failures = {}, connections = {}, cut and opened again = {}\n",
                 tally.requests, tally.failures, tally.connections, tally.cut
             )),
-            None => put(&format!("summary: {seconds:.1} s\n")),
+            None => self.put(&format!("summary: {seconds:.1} s\n")),
         }
     }
 }
@@ -240,11 +253,4 @@ fn number(backend: &Value, key: &str) -> u64 {
 
 fn word(backend: &Value, key: &str) -> String {
     backend[key].as_str().unwrap_or("?").to_owned()
-}
-
-/// A reader that went away is no error.
-fn put(text: &str) {
-    let mut stdout = std::io::stdout().lock();
-    let _ = stdout.write_all(text.as_bytes());
-    let _ = stdout.flush();
 }
