@@ -29,6 +29,8 @@ mod loopback_tests;
 #[cfg(test)]
 mod role_tests;
 #[cfg(test)]
+mod roster_stories;
+#[cfg(test)]
 mod roster_tests;
 
 use std::hash::{BuildHasher, RandomState};

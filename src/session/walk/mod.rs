@@ -3,11 +3,12 @@
 //! the proof that it would notice: seeded bugs, each of which must make it fail.
 //!
 //! `plan` says what is walked, `begin` from where, `kernel` what may happen, `carry` (and `replay`) carries out what the session wants,
-//! `check` judges, `explore` walks, `mutants` lies. Test only. A failing walk prints the shortest story that leads there.
+//! `check` judges, `explore` walks, `mutants` (and `endless`) lie. Test only. A failing walk prints the shortest story that leads there.
 
 mod begin;
 mod carry;
 mod check;
+mod endless;
 mod explore;
 mod kernel;
 mod mutants;

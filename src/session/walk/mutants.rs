@@ -5,6 +5,7 @@ use crate::ids::{Condition, End, Fault, Interest, Nanos, ReceiveEnd, Side, Sink}
 
 use super::super::event::{Action, Event};
 use super::super::tcp::{Operation, Phase, TcpSession};
+use super::endless::ENDLESS;
 use super::replay::REPLAYS;
 use super::world::{Serial, World};
 
@@ -60,12 +61,12 @@ impl Mutant {
     }
 }
 
-const COPY: &str = "copy both ways";
+pub(super) const COPY: &str = "copy both ways";
 const STALL: &str = "stall, stash";
-const SPLICE: &str = "splice";
+pub(super) const SPLICE: &str = "splice";
 const RESET_COPY: &str = "resets while copying";
-const RESET_STALL: &str = "resets while stalled";
-const OPENING: &str = "opening";
+pub(super) const RESET_STALL: &str = "resets while stalled";
+pub(super) const OPENING: &str = "opening";
 const PREFACE: &str = "preface";
 
 /// Bugs of those who tell the session what happened.
@@ -425,160 +426,6 @@ const ENDS: &[Mutant] = &[
             world.session.last_activity = before.last_activity;
         },
     ),
-];
-
-/// Operations leaked, and sessions that never end or end too early.
-const ENDLESS: &[Mutant] = &[
-    slip(
-        "a socket is closed under its receive",
-        COPY,
-        |world, before, _, actions| {
-            let socket = &mut world.session.sockets[Side::Client];
-            if before.phase == Phase::Relaying
-                && world.session.pumps[Side::Client].ended
-                && socket.receive == Operation::Off
-                && socket.open
-            {
-                socket.open = false;
-                actions.push(Action::Close {
-                    side: Side::Client,
-                    reset: false,
-                });
-            }
-        },
-    ),
-    slip(
-        "a close does not wait for the last answer",
-        "kills",
-        |world, before, _, actions| {
-            if world.session.is_closing() && !before.is_closing() {
-                for side in Side::BOTH {
-                    if std::mem::take(&mut world.session.sockets[side].open) {
-                        actions.push(Action::Close { side, reset: true });
-                    }
-                }
-            }
-        },
-    ),
-    slip("a receive is not stopped", "kills", |_, _, _, actions| {
-        actions.retain(|action| !matches!(action, Action::StopReceive(_)));
-    }),
-    slip(
-        "a poll is not cancelled",
-        RESET_STALL,
-        |_, _, _, actions| {
-            actions.retain(|action| !matches!(action, Action::CancelPoll(..)));
-        },
-    ),
-    slip(
-        "a poll is cancelled by another's name",
-        OPENING,
-        |_, _, _, actions| {
-            for action in actions {
-                if let Action::CancelPoll(_, interest @ Interest::Leave) = action {
-                    *interest = Interest::HangUp;
-                }
-            }
-        },
-    ),
-    slip(
-        "delivery is asked for only once",
-        RESET_STALL,
-        |world, _, _, _| {
-            if world.session.delivering {
-                world.session.ask_due = Nanos::NEVER;
-                world.session.wake_at = world.session.phase_deadline;
-            }
-        },
-    ),
-    slip("a connect is not cancelled", OPENING, |_, _, _, actions| {
-        actions.retain(|action| !matches!(action, Action::CancelConnect));
-    }),
-    slip(
-        "a place in the queue is kept",
-        OPENING,
-        |_, _, _, actions| {
-            actions.retain(|action| !matches!(action, Action::StopWaiting));
-        },
-    ),
-    slip(
-        "a queue is left twice",
-        OPENING,
-        |_, before, word, actions| {
-            if before.phase == Phase::Waiting && word == "Granted" {
-                actions.insert(0, Action::StopWaiting);
-            }
-        },
-    ),
-    slip("a reservation is kept", OPENING, |_, _, _, actions| {
-        actions.retain(|action| !matches!(action, Action::GiveUp));
-    }),
-    slip(
-        "a turn that was put off never comes",
-        SPLICE,
-        |world, _, _, actions| {
-            actions.retain(|action| !matches!(action, Action::Yield(_)));
-            for side in Side::BOTH {
-                world.session.pumps[side].yielding = false;
-            }
-        },
-    ),
-    slip(
-        "a send's answer sleeps while bytes wait",
-        "a long line",
-        |_, _, _, actions| {
-            actions.retain(|action| !matches!(action, Action::Hurry));
-        },
-    ),
-    slip(
-        "a silent socket is not watched",
-        RESET_STALL,
-        |world, _, _, actions| {
-            let before = actions.len();
-            actions.retain(|action| !matches!(action, Action::Poll(_, Interest::HangUp)));
-            if actions.len() < before {
-                for side in Side::BOTH {
-                    world.session.sockets[side].watch = Operation::Off;
-                }
-            }
-        },
-    ),
-    slip(
-        "a full sink is not waited for",
-        RESET_STALL,
-        |world, _, _, actions| {
-            actions.retain(|action| !matches!(action, Action::Poll(_, Interest::Writable)));
-            world.session.sockets[Side::Backend].writable = Operation::Off;
-        },
-    ),
-    slip("a clock is never set", OPENING, |world, _, _, _| {
-        world.session.wake_at = Nanos::NEVER;
-    }),
-    slip("a watermark stays up", "bulk", |_, _, _, actions| {
-        actions.retain(|action| !matches!(action, Action::Watermark(_, 1)));
-    }),
-    slip("a tail stays below the mark", "bulk", |world, _, _, _| {
-        world.session.pumps[Side::Client].guard_at = Nanos::NEVER;
-    }),
-    slip("an end is told twice", COPY, |_, _, _, actions| {
-        if let Some(Action::Done(end)) = actions.last() {
-            let again = Action::Done(*end);
-            actions.push(again);
-        }
-    }),
-    slip(
-        "an end is told before the last close",
-        COPY,
-        |_, _, _, actions| {
-            if matches!(actions.last(), Some(Action::Done(_))) {
-                let last = actions.len() - 1;
-                actions.swap(last - 1, last);
-            }
-        },
-    ),
-    slip("an end is not told", COPY, |_, _, _, actions| {
-        actions.retain(|action| !matches!(action, Action::Done(_)));
-    }),
 ];
 
 /// First bytes looked at wrongly.
