@@ -4,11 +4,20 @@ SHELL := /bin/bash
 CARGO ?= cargo
 # Real servers that the system tests drive, from Debian's packages.
 SERVERS := iperf3 postgresql postgresql-contrib redis-server redis-tools util-linux nginx nsd memcached iproute2 mariadb-server mariadb-client haproxy openssl prometheus
+# Those that only the long variants drive.
+SOAK_SERVERS := patroni python3-etcd python3-psycopg2 etcd-server
 # Test programs run one after the other; inside one, this many tests at a time. Those that measure or load the machine
 # take turns by themselves.
 THREADS ?= 4
 
-.PHONY: run build test servers fmt lint units systems soak bench
+# libFuzzer: seconds for each codec, and the compiler's instrumentation, which any Rust has.
+FUZZ_SECONDS ?= 60
+FUZZ_FLAGS := -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+	-Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
+	-Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1
+FUZZ_HOST = $(shell rustc -vV | sed -n 's/^host: //p')
+
+.PHONY: run build test servers soak-servers fmt lint units systems soak soaks fuzz bench
 
 run:
 	$(CARGO) run --release -- demo
@@ -18,9 +27,9 @@ build:
 
 test: servers fmt lint units systems
 
-servers:
+servers soak-servers:
 	@missing=(); \
-	for package in $(SERVERS); do \
+	for package in $(if $(filter soak-servers,$@),$(SOAK_SERVERS),$(SERVERS)); do \
 		dpkg-query -W -f='$${Status}' $$package 2>/dev/null | grep -q 'install ok installed' || missing+=($$package); \
 	done; \
 	if [ $${#missing[@]} -gt 0 ]; then \
@@ -44,9 +53,23 @@ units:
 systems:
 	ulimit -n "$$(ulimit -Hn)" && $(CARGO) test --test '*' --no-fail-fast -- --test-threads=$(THREADS)
 
-# The long variants: minutes of silence, longer measurements, more seeds.
-soak:
+# The long variants: minutes of silence, longer measurements, more seeds; then libFuzzer on every codec.
+soak: soaks fuzz
+
+soaks: servers soak-servers
 	ulimit -n "$$(ulimit -Hn)" && RINGWAY_SOAK=1 $(CARGO) test --no-fail-fast -- --test-threads=2 --nocapture
+
+# Each codec's corpus stays as it is; what is found new goes to target/fuzz, what breaks to fuzz/artifacts.
+fuzz:
+	cd fuzz && RUSTFLAGS="$(FUZZ_FLAGS)" $(CARGO) build --release --target $(FUZZ_HOST)
+	@mkdir -p fuzz/artifacts; \
+	for target in $$(ls fuzz/corpus); do \
+		mkdir -p target/fuzz/$$target; \
+		echo "fuzzing $$target for $(FUZZ_SECONDS) s"; \
+		RINGWAY_FUZZ_TARGET=$$target fuzz/target/$(FUZZ_HOST)/release/any -max_total_time=$(FUZZ_SECONDS) \
+			-max_len=40000 -timeout=10 -print_final_stats=1 -verbosity=0 -artifact_prefix=fuzz/artifacts/ \
+			target/fuzz/$$target fuzz/corpus/$$target || exit 1; \
+	done
 
 bench:
 	$(CARGO) bench

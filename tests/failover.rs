@@ -2,6 +2,8 @@
 //! failing. The old primary that comes back as a second one gets nothing until one of the two yields or the operator
 //! decides.
 
+#[path = "failover/patroni.rs"]
+mod patroni;
 mod support;
 
 use std::io::{self, Read, Write};
