@@ -1,6 +1,6 @@
 //! The simulation: whole workers over a fake kernel and a world of peers, all of whose trouble comes from a seed. It
 //! looks for lost, doubled and mixed bytes, streams that end other than they should, stuck sessions, spinning workers,
-//! clients served out of turn, and anything that is not given back.
+//! clients served out of turn or from the wrong tier, sources over their limits, and anything that is not given back.
 //!
 //! `RINGWAY_SIM_SEED=n cargo test --test sim -- --nocapture` replays one seed and tells what happens.
 //! `RINGWAY_SIM_SEEDS=n` runs so many seeds; `RINGWAY_SIM_WRITE=1` writes the file of reached pairs anew, best from six
@@ -26,6 +26,8 @@ mod door;
 mod drive;
 #[path = "sim/kernel.rs"]
 mod kernel;
+#[path = "sim/limits.rs"]
+mod limits;
 #[path = "sim/net.rs"]
 mod net;
 #[path = "sim/office.rs"]
@@ -42,8 +44,12 @@ mod random;
 mod socket;
 #[path = "sim/submission.rs"]
 mod submission;
+#[path = "sim/tiers.rs"]
+mod tiers;
 #[path = "sim/turn.rs"]
 mod turn;
+#[path = "sim/warm.rs"]
+mod warm;
 #[path = "sim/weather.rs"]
 mod weather;
 

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::ids::{
     Address, Condition, ConnectFailure, Fault, FlowKey, Interest, Moved, ReceiveEnd, SessionKey,
@@ -24,6 +24,12 @@ pub struct Incoming(pub(super) OwnedFd);
 impl From<OwnedFd> for Incoming {
     fn from(socket: OwnedFd) -> Incoming {
         Incoming(socket)
+    }
+}
+
+impl AsFd for Incoming {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 
@@ -174,6 +180,8 @@ pub trait Kernel: Datagrams {
     fn release(&mut self, parcel: Parcel);
     /// Buffers that the kernel can fill now.
     fn buffers_free(&self) -> usize;
+    /// Buffers that are with sessions: filled, and neither sent nor given back.
+    fn buffers_held(&self) -> usize;
     /// Keeps a parcel that came from `stream` in that direction's pipe, or in memory where there is none, and gives its
     /// buffer back; what did not fit comes back.
     fn stash(&mut self, stream: StreamKey, parcel: Parcel) -> (u32, Option<Parcel>);

@@ -239,6 +239,10 @@ impl Kernel for Ring {
         usize::from(self.buffers.free())
     }
 
+    fn buffers_held(&self) -> usize {
+        usize::from(self.buffers.count() - self.buffers.free())
+    }
+
     fn stash(&mut self, stream: StreamKey, parcel: Parcel) -> (u32, Option<Parcel>) {
         let stashed = move_bytes::stash(
             &mut self.streams,

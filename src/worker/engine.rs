@@ -284,7 +284,7 @@ impl<K: Kernel> Worker<K> {
         let counters = &self.hatch.counters;
         counters.turns.add(1);
         counters.sessions.set(self.slots.len() as u64);
-        counters.buffers_held.set(self.parcels.waiting() as u64);
+        counters.buffers_held.set(self.kernel.buffers_held() as u64);
         if self.kernel.overflowed() {
             counters.cq_overflow.add(1);
         }

@@ -94,6 +94,7 @@ impl Net {
         self.conns[conn].began_at = self.now;
         self.clients.insert(session, conn);
         self.check_listener(conn);
+        self.check_source(conn);
     }
 
     fn check_listener(&self, conn: usize) {

@@ -2,7 +2,7 @@
 //! session has ended: whether its record tells the truth. At the end: whether everything was given back.
 
 use ringway::handoff::{Hatch, SessionRecord};
-use ringway::ids::{ConnectFailure, End, Fault as Broken, Side};
+use ringway::ids::{ConnectFailure, End, Fault as Broken, Nanos, Side};
 
 use super::kernel::FakeKernel;
 use super::net::Net;
@@ -238,14 +238,17 @@ impl Net {
             End::Resources => failed(&[ConnectFailure::Ports, ConnectFailure::Resources]),
             End::ConnectTimeout => record.attempts > 0,
             End::ConnectRefused => record.attempts > 0,
-            End::NoBackend | End::WaitFull => record.attempts < 5,
+            End::NoBackend | End::WaitFull => record.attempts <= 5,
             // Too few bytes for a packet, and no more came.
             End::PrefaceInvalid => {
                 record.attempts == 0 && (1..8).contains(&client.sent) && client.taken == 0
             }
             End::WaitTimeout => record.wait_ns > 10 * MILLISECOND,
             End::ClientGone => client.is_dead() || client.fin,
-            End::Idle | End::HalfCloseTimeout => silent + MILLISECOND > IDLE_LEAST_NS,
+            // Bytes may come at the very moment, unseen.
+            End::Idle | End::HalfCloseTimeout => {
+                silent < MILLISECOND || silent + MILLISECOND > IDLE_LEAST_NS
+            }
             End::Lifetime => age > LIFETIME_LEAST_NS * 9 / 10,
             End::Drained | End::BackendDown => record.backend.is_some_and(|it| {
                 self.office().backends[it.index()]
@@ -264,7 +267,9 @@ impl Net {
         for seat in &self.office().backends {
             let (used, active) = (seat.shared.capacity.used(), seat.shared.sessions());
             let limited = seat.shared.capacity.limit() > 0 && hatches.all_have(seat.limit_since);
-            if limited && !granted && used != active {
+            // A warm connection at rest may hold a place, too.
+            let most = active + seat.shared.warm.idle();
+            if limited && !granted && !(active..=most).contains(&used) {
                 let name = &seat.shared.name;
                 self.fail(&format!("{name}: {used} places taken by {active} sessions"));
             }
@@ -313,6 +318,8 @@ impl Net {
         {
             self.expect("waiting clients", u64::from(queue.live()), 0);
         }
+        let (_, sources) = office.hatches.sources.usage(Nanos(self.now));
+        self.expect("sources that are counted", sources as u64, 0);
         let used = u64::from(office.process.used());
         self.expect("places in the process", used, 0);
         self.expect("sessions without a record", self.clients.len() as u64, 0);

@@ -30,7 +30,11 @@ impl FakeKernel {
         let office = net.office();
         let seat = &office.backends[backend];
         let lately = net.now - seat.changed_at < 300 * MILLISECOND;
-        let eligible = seat.present && seat.weight > 0 && seat.shared.verdict.is_eligible();
+        let tiers = &office.pools[seat.pool];
+        let ignored = tiers.shared.tiers.service().ignoring_health >> seat.tier & 1 == 1;
+        let sound = seat.shared.verdict.against(ignored).is_none();
+        let lately = lately || net.now - tiers.tiers_changed_at < 300 * MILLISECOND;
+        let eligible = seat.present && seat.weight > 0 && sound;
         if !eligible && !lately {
             self.fail(&format!("connects to b{backend}, which is not eligible"));
         }
@@ -75,6 +79,15 @@ impl FakeKernel {
         }
         let place = self.net().conns[end.conn].place;
         if reset || place != Place::Open {
+            return;
+        }
+        let (warm, over) = {
+            let net = self.net();
+            let conn = &net.conns[end.conn];
+            (conn.warm && conn.sent == 0, conn.fin || conn.is_dead())
+        };
+        if warm && over {
+            // It died before it had said anything, and is replaced.
             return;
         }
         self.check_end(end.conn, "closes");

@@ -29,6 +29,8 @@ faults! {
     LateAnswer LateCancel CancelRaced EarlyWake WorkerStalled SmallBatch Overflow
     Reload ListenerRemoved SocketReplaced BackendRemoved BackendReturned LimitChanged QueueReplaced PoolRemoved
     BackendDown BackendUp Evicted Drained Transferred
+    TiersChanged OtherTierServed HealthIgnored SourceLimitChanged SourceRefused
+    WarmHit WarmStale WarmReplayed WarmDied
 }
 
 /// Phase, route from the event's side, event.

@@ -3,8 +3,8 @@
 //! on too early: each ends the run.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use ringway::ids::{
     ConnectFailure, Fault as Broken, Interest, Moved, SessionKey, Side, SocketId, StreamKey,
@@ -13,6 +13,7 @@ use ringway::uring::{Incoming, Kernel, Outcome, PEEK_BYTES_MAX, Parcel, Patience
 
 use super::counts::Fault;
 use super::kernel::{End, FakeKernel, Flight, Listening, Op, OpKind, Submission};
+use super::limits::address_of;
 use super::socket::{HUP, RDHUP};
 
 impl FakeKernel {
@@ -116,9 +117,9 @@ impl Kernel for FakeKernel {
     }
 
     fn peer_address(&self, incoming: &Incoming) -> Option<SocketAddr> {
-        let _ = incoming;
-        let port = self.net_mut().random.below(60_000) as u16;
-        (port > 2_000).then(|| SocketAddr::from((Ipv4Addr::new(10, 9, 8, port as u8), port)))
+        let known = &self.net().descriptors;
+        let conn = known.get(&incoming.as_fd().as_raw_fd()).copied();
+        conn.and_then(address_of)
     }
 
     fn refuse(&mut self, incoming: Incoming) {
@@ -190,9 +191,16 @@ impl Kernel for FakeKernel {
     fn connect(&mut self, session: SessionKey, route: Route<'_>) -> Result<(), ConnectFailure> {
         self.busy = true;
         let backend = self.backend_of(route.address);
-        self.check_choice(backend);
         let client = self.entry(session).client;
+        let again = self.net().is_replaced(client);
+        if !again {
+            self.check_choice(backend);
+            self.net_mut().check_tier(client, backend);
+        }
         self.net_mut().note_served(client);
+        if again {
+            self.net_mut().conns[client].tried.pop();
+        }
         self.net_mut().note_attempt(client, backend);
         if self.entry(session).ends[1].is_some() {
             self.fail(&format!("{session:?} has a backend's socket already"));
@@ -225,16 +233,31 @@ impl Kernel for FakeKernel {
         self.ask_to_cancel(StreamKey { session, side }, OpKind::Connect);
     }
 
-    fn adopt(&mut self, session: SessionKey, _: OwnedFd) -> bool {
-        self.fail(&format!("{session:?} is given a warm connection"))
+    fn adopt(&mut self, session: SessionKey, socket: OwnedFd) -> bool {
+        self.busy = true;
+        if self.entry(session).ends[1].is_some() {
+            self.fail(&format!("{session:?} has a backend's socket already"));
+        }
+        let conn = self.take_warm(session, &socket);
+        let entry = self.entry_mut(session);
+        entry.backend = Some(conn);
+        entry.ends[1] = Some(End {
+            conn,
+            ops: [Op::Off; 6],
+            sends: 0,
+        });
+        self.say(|| format!("c{conn} was warm"));
+        true
     }
 
     fn send_now(&mut self, stream: StreamKey, _: &Parcel) -> u32 {
         self.fail(&format!("{stream:?} is sent to by a plain call"))
     }
 
+    /// Nothing that may be sent twice.
     fn bytes(&self, parcel: &Parcel) -> &[u8] {
-        self.fail(&format!("somebody reads {parcel:?}"))
+        static ZEROS: [u8; 16_384] = [0; 16_384];
+        &ZEROS[..parcel.bytes() as usize]
     }
 
     fn receive(&mut self, stream: StreamKey) {
@@ -274,8 +297,12 @@ impl Kernel for FakeKernel {
 
     fn close(&mut self, stream: StreamKey, reset: bool) {
         if self.entry(stream.session).ends[stream.side.index()].is_none() {
+            let client = self.entry(stream.session).client;
+            // Nor has it one if its backend left the world between a warm connection's death and the next.
+            let replaced = self.net().is_replaced(client);
             let unborn = &mut self.entry_mut(stream.session).unborn;
-            if stream.side == Side::Client || !std::mem::take(unborn) {
+            let unborn = std::mem::take(unborn) || replaced;
+            if stream.side == Side::Client || !unborn {
                 self.fail(&format!("closes {stream:?} twice"));
             }
             return;
@@ -296,6 +323,10 @@ impl Kernel for FakeKernel {
 
     fn buffers_free(&self) -> usize {
         self.buffers_unused()
+    }
+
+    fn buffers_held(&self) -> usize {
+        self.contents.len() - self.buffers_unused()
     }
 
     fn stash(&mut self, stream: StreamKey, parcel: Parcel) -> (u32, Option<Parcel>) {
@@ -360,8 +391,13 @@ impl Kernel for FakeKernel {
     }
 
     fn peer_of(&self, stream: StreamKey) -> Option<SocketAddr> {
-        let slot = stream.session.slot.0 as u8;
-        Some(SocketAddr::from((Ipv4Addr::new(10, 9, 7, slot), 1)))
+        let slot = stream.session.slot.index();
+        let entry = self
+            .entries
+            .get(slot)
+            .filter(|it| it.key == Some(stream.session));
+        let end = entry.and_then(|it| it.ends[stream.side.index()].as_ref());
+        end.and_then(|end| address_of(end.conn))
     }
 
     fn vacate(&mut self, session: SessionKey) {

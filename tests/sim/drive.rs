@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use ringway::handoff::Hatches;
-use ringway::ids::{Nanos, Side};
+use ringway::ids::{Nanos, Refusal, Side};
 use ringway::session::Phase;
 use ringway::worker::{Parts, Worker};
 
@@ -192,6 +192,15 @@ impl Run {
         for _ in 0..given {
             net.hit(Fault::Transferred);
         }
+        let refused: u64 = net
+            .office()
+            .listeners
+            .iter()
+            .flat_map(|seat| &seat.shared.workers)
+            .map(|own| own.refused[Refusal::SourceLimit.index()].read())
+            .sum();
+        net.note_source_refusals(refused);
+        net.note_handouts();
         net.check_all_returned();
         net.counts.clone()
     }

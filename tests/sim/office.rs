@@ -11,13 +11,15 @@ use ringway::balance::{Algorithm, Chooser};
 use ringway::handoff::{
     Admin, Backend, BackendOptions, BackendShared, Capacity, FlowRules, Hatches, Health, Keepalive,
     ListenSocket, Listener, ListenerShared, Phase, Pool, PoolShared, Preface, Protocol,
-    SessionTimes, Snapshot, Spin, Target, WaitRules, Waiters,
+    SessionTimes, Snapshot, Spin, Target, TierRules, WaitRules, Waiters,
 };
 use ringway::ids::{Address, BackendId, End, ListenerId, Nanos, PoolId, SocketId};
 
 use super::counts::Fault;
 use super::net::Net;
 use super::random::Random;
+use super::tiers::{TIERS, draw_rules};
+use super::warm::WarmDesk;
 use super::weather::Weather;
 
 /// How long first bytes are waited for: well below the patience of the audit.
@@ -41,6 +43,10 @@ pub struct ListenerSeat {
     /// The generation that brought the limit.
     pub limit_since: u64,
     pub limit_changed_at: u64,
+    /// Per source, and the generation that brought it.
+    pub source_limit: u32,
+    pub source_limit_since: u64,
+    pub source_limit_changed_at: u64,
 }
 
 pub struct PoolSeat {
@@ -55,6 +61,12 @@ pub struct PoolSeat {
     connect_timeout_ns: u64,
     connect_attempts: u8,
     connect_budget_ns: u64,
+    pub tier_rules: TierRules,
+    /// When another tier began to serve, or to ignore health.
+    pub tiers_changed_at: u64,
+    slow_start_ns: u64,
+    /// It keeps warm connections.
+    pub warm: bool,
 }
 
 /// How a backend answers who connects.
@@ -71,6 +83,7 @@ pub struct BackendSeat {
     pub pool: usize,
     pub present: bool,
     pub weight: u32,
+    pub tier: u8,
     pub target: Target,
     pub mood: Mood,
     pub limit_since: u64,
@@ -92,6 +105,7 @@ pub struct Office {
     pub old_queues: Vec<Arc<Waiters>>,
     /// Which listener a socket belonged to when it was bound.
     pub socket_owners: Vec<usize>,
+    pub warm: WarmDesk,
     spin: Spin,
     any_file: File,
 }
@@ -110,6 +124,7 @@ impl Office {
             backends: Vec::new(),
             old_queues: Vec::new(),
             socket_owners: Vec::new(),
+            warm: WarmDesk::new(),
             spin: Spin::Off,
             any_file: File::open("/dev/null").expect("a file to stand for sockets"),
         };
@@ -131,11 +146,15 @@ impl Office {
                 wants_address: random.chance(500),
                 limit_since: 0,
                 limit_changed_at: 0,
+                source_limit: 0,
+                source_limit_since: 0,
+                source_limit_changed_at: 0,
             });
             office.bind(id, random, weather);
         }
         office.change_limits(random, weather.small_limits, 0);
-        office.post();
+        office.change_source_limits(random, weather.places(), 0);
+        office.post(0);
         office
     }
 
@@ -197,13 +216,14 @@ impl Office {
         for _ in 0..net.random.between(1, 3) {
             self.change_something(net);
         }
-        self.post();
+        self.keep_warm(net);
+        self.post(net.now);
         net.say(|| format!("reload: generation {}", self.generation));
     }
 
     fn change_something(&mut self, net: &mut Net) {
         let weather = net.weather.clone();
-        match net.random.below(11) {
+        match net.random.below(13) {
             0 => self.toggle_listener(net),
             1 => {
                 let listener = net.random.below(LISTENERS as u64) as usize;
@@ -229,6 +249,15 @@ impl Office {
                 self.pools[at].redraw(&mut net.random);
             }
             9 => self.toggle_pool(net),
+            10 => {
+                net.hit(Fault::SourceLimitChanged);
+                self.change_source_limits(&mut net.random, weather.places(), net.now);
+            }
+            11 => {
+                let at = net.random.below(self.backends.len() as u64) as usize;
+                self.backends[at].tier = net.random.below(TIERS) as u8;
+                self.backends[at].changed_at = net.now;
+            }
             _ => {
                 self.spin =
                     net.random
@@ -264,34 +293,6 @@ impl Office {
             net.hit(Fault::BackendRemoved);
             if net.random.chance(300) {
                 backend.evict(End::Drained, net);
-            }
-        }
-    }
-
-    fn change_limits(&mut self, random: &mut Random, small: bool, now: u64) {
-        let limits: &[u32] = if small {
-            &[0, 1, 1, 2, 3]
-        } else {
-            &[0, 0, 4, 20]
-        };
-        for backend in &mut self.backends {
-            if random.chance(500) {
-                let limit = random.pick(limits);
-                if limit != backend.shared.capacity.limit() {
-                    backend.limit_since = self.generation + 1;
-                    backend.limit_changed_at = now;
-                }
-                backend.shared.capacity.set_limit(limit);
-            }
-        }
-        for listener in &mut self.listeners {
-            if random.chance(300) {
-                let limit = random.pick(&[0, 0, 0, 1, 3, 10]);
-                if limit != listener.shared.capacity.limit() {
-                    listener.limit_since = self.generation + 1;
-                    listener.limit_changed_at = now;
-                }
-                listener.shared.capacity.set_limit(limit);
             }
         }
     }
@@ -339,7 +340,8 @@ impl Office {
         }
     }
 
-    fn post(&mut self) {
+    fn post(&mut self, now: u64) {
+        self.set_up_tiers(now);
         self.generation += 1;
         let snapshot = Arc::new(Snapshot {
             generation: self.generation,
@@ -413,9 +415,12 @@ impl Office {
             } else {
                 net.hit(Fault::BackendUp);
                 backend.shared.verdict.set_health(Health::Up);
+                backend.shared.rises(Nanos(net.now));
             }
             net.say(|| format!("b{at} is {:?} now", backend.shared.verdict.health()));
         }
+        self.review_tiers(net);
+        self.keep_warm(net);
         self.hatches.ring();
     }
 
@@ -428,7 +433,9 @@ impl Office {
             close_from: Nanos(close_from),
             close_until: Nanos(close_until),
         };
-        self.post();
+        self.pools.iter_mut().for_each(|pool| pool.warm = false);
+        self.keep_warm(net);
+        self.post(net.now);
         net.say(|| "drain".to_owned());
     }
 
@@ -462,6 +469,7 @@ impl BackendSeat {
             pool,
             present: random.chance(900),
             weight: random.pick(&[1, 100, 100]),
+            tier: random.pick(&[0, 0, 0, 1, 2]),
             target: Office::draw_target(id, random, weather),
             mood: Mood::Fine,
             limit_since: 0,
@@ -495,6 +503,10 @@ impl PoolSeat {
             connect_attempts: 1,
             connect_budget_ns: 0,
             looks_first: random.chance(250),
+            tier_rules: draw_rules(random),
+            tiers_changed_at: 0,
+            slow_start_ns: 0,
+            warm: false,
         };
         seat.redraw(random);
         seat
@@ -509,7 +521,12 @@ impl PoolSeat {
             Algorithm::Random,
             Algorithm::First,
             Algorithm::SourceHash,
+            Algorithm::Maglev,
+            Algorithm::LeastLatency,
         ]);
+        self.tier_rules = draw_rules(random);
+        self.warm = random.chance(400);
+        self.slow_start_ns = random.pick(&[0, 0, 500 * MILLISECOND]);
         self.wait = WaitRules {
             timeout_ns: random.between(20 * MILLISECOND, WAIT_MOST_NS),
             leave_on_fin: random.chance(300),
@@ -532,21 +549,22 @@ impl PoolSeat {
         &self.waiters
     }
 
-    fn compose(&self, chooser: Chooser, backends: &[&BackendSeat]) -> Pool {
-        let backends = backends.iter().map(|seat| Backend {
+    fn compose(&self, chooser: Chooser, own: &[&BackendSeat]) -> Pool {
+        let backends = own.iter().map(|seat| Backend {
             shared: Arc::clone(&seat.shared),
             target: seat.target.clone(),
             weight: seat.weight,
-            tier: 0,
+            tier: seat.tier,
         });
+        let tiers = own.iter().fold(0, |all, seat| all | 1u16 << seat.tier);
         Pool {
             shared: Arc::clone(&self.shared),
             chooser,
             hash_seed: 7,
             hash_port: true,
             backends: backends.collect(),
-            tiers: 1,
-            slow_start_ns: 0,
+            tiers,
+            slow_start_ns: self.slow_start_ns,
             source: Vec::new(),
             waiters: Arc::clone(&self.waiters),
             wait: self.wait,

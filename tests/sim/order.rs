@@ -92,6 +92,12 @@ impl Net {
         serving && backends.all(|seat| self.now.saturating_sub(seat.changed_at) > LATELY_NS)
     }
 
+    /// Whether the client's session was seen waiting after a turn.
+    pub fn has_waited(&self, client: usize) -> bool {
+        let session = self.conns[client].session;
+        session.is_none_or(|who| self.order.waiting.contains_key(&who))
+    }
+
     /// A session connects, after it waited or at once.
     pub fn note_served(&mut self, client: usize) {
         let conn = &self.conns[client];

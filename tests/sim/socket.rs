@@ -55,6 +55,8 @@ pub struct Peer {
 pub struct Conn {
     pub side: Side,
     pub unix: bool,
+    /// It was opened before there was a client.
+    pub warm: bool,
     pub place: Place,
     /// The socket that a client came to, or the backend that was connected to.
     pub house: usize,
@@ -118,6 +120,7 @@ impl Conn {
         Conn {
             side,
             unix,
+            warm: false,
             place: Place::Queued,
             house,
             partner: None,

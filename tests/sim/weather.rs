@@ -58,6 +58,11 @@ impl Weather {
         weather
     }
 
+    /// Sessions that all workers together can have.
+    pub fn places(&self) -> u32 {
+        self.sessions_max * self.workers as u32
+    }
+
     /// Few places, many who want them, and backends that keep coming and going: places change hands between workers while
     /// the world changes.
     fn make_scarce(&mut self, random: &mut Random) {
