@@ -157,6 +157,11 @@ impl Buffers {
         self.idle.len() as u16 + self.with_kernel
     }
 
+    /// Whether the kernel has any to fill.
+    pub(super) fn are_with_kernel(&self) -> bool {
+        self.with_kernel > 0
+    }
+
     /// A completion says that the kernel filled `buffer` with `length` bytes.
     pub(super) fn taken(&mut self, buffer: u16, length: u32) -> Parcel {
         self.with_kernel -= 1;

@@ -42,6 +42,14 @@ impl Datagrams for FakeKernel {
         panic!("{NONE}");
     }
 
+    fn let_go_at_once(&mut self) {
+        panic!("{NONE}");
+    }
+
+    fn trim_flow_sockets(&mut self) -> bool {
+        panic!("{NONE}");
+    }
+
     fn to_backend(&mut self, _: FlowKey, _: Datagram) {
         panic!("{NONE}");
     }

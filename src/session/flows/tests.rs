@@ -11,6 +11,7 @@ struct Known {
     caller: Caller,
     key: FlowKey,
     tenant: u64,
+    group: usize,
     born: u64,
     last: Nanos,
     /// When it last went to the end of its line.
@@ -33,11 +34,15 @@ impl Model {
             .expect("known")
     }
 
-    fn victim(&self, now: Nanos) -> Option<FlowKey> {
-        let answered = || self.flows.iter().filter(|it| it.responses > 0);
+    fn victim(&self, group: Option<usize>, now: Nanos) -> Option<FlowKey> {
+        let flows = || {
+            let flows = self.flows.iter();
+            flows.filter(|it| group.is_none_or(|group| it.group == group))
+        };
+        let answered = || flows().filter(|it| it.responses > 0);
         let longest_silent = answered().min_by_key(|it| it.order);
         let silent = longest_silent.filter(|it| now.since(it.last) >= SILENT_NS);
-        let unanswered = self.flows.iter().filter(|it| it.responses == 0);
+        let unanswered = flows().filter(|it| it.responses == 0);
         silent
             .or(unanswered.min_by_key(|it| it.born))
             .or(longest_silent)
@@ -65,6 +70,12 @@ fn caller(number: u64) -> Caller {
             .is_multiple_of(5)
             .then(|| IpAddr::from([127, 0, 0, 2])),
     }
+}
+
+const GROUPS: u64 = 3;
+
+fn group(number: u64) -> usize {
+    (number % GROUPS) as usize
 }
 
 fn play(seed: u64, flows_max: u32, callers: u64, rules: FlowRules) {
@@ -116,19 +127,22 @@ fn from_client(
         return;
     }
     if table.is_full() {
-        let victim = table.victim(now).expect("somebody is there");
-        assert_eq!(Some(victim), model.victim(now));
+        // A newcomer's own group, if it has anybody, else whoever.
+        let own = Some(group(number)).filter(|own| table.victim(Some(*own), now).is_some());
+        let victim = table.victim(own, now).expect("somebody is there");
+        assert_eq!(Some(victim), model.victim(own, now));
         let tenant = table.remove(victim);
         assert_eq!(tenant, Some(model.find(victim).tenant));
         model.flows.retain(|it| it.key != victim);
     }
     let key = table
-        .insert(caller, model.rules, number, now)
+        .insert(caller, group(number), model.rules, number, now)
         .expect("room was made");
     model.flows.push(Known {
         caller,
         key,
         tenant: number,
+        group: group(number),
         born: step,
         last: now,
         order: step,
@@ -185,7 +199,9 @@ fn compare(table: &FlowTable<u64>, model: &Model, now: Nanos, callers: u64) {
         };
         assert_eq!(table.silence_end(known.key), end);
     }
-    assert_eq!(table.victim(now), model.victim(now));
+    for group in [None, Some(0), Some(1), Some(2), Some(3)] {
+        assert_eq!(table.victim(group, now), model.victim(group, now));
+    }
     let strangers = (0..callers).map(caller).filter(|caller| {
         let known = |it: &Known| it.caller == *caller;
         !model.flows.iter().any(known)
@@ -217,7 +233,7 @@ fn a_flood_of_strangers_leaves_those_who_speak_alone() {
     let real: Vec<FlowKey> = (0..40)
         .map(|number| {
             let key = table
-                .insert(caller(number), FlowRules::default(), number, now)
+                .insert(caller(number), 0, FlowRules::default(), number, now)
                 .expect("room");
             let _ = table.on_response(key, 1, now);
             key
@@ -226,7 +242,7 @@ fn a_flood_of_strangers_leaves_those_who_speak_alone() {
     for number in 0..50_000 {
         now = now.after(SILENT_NS / 10_000);
         if table.is_full() {
-            let victim = table.victim(now).expect("a victim");
+            let victim = table.victim(None, now).expect("a victim");
             table.remove(victim);
         }
         let stranger = Caller {
@@ -235,7 +251,7 @@ fn a_flood_of_strangers_leaves_those_who_speak_alone() {
         };
         if table.find(&stranger).is_none() {
             table
-                .insert(stranger, FlowRules::default(), 0, now)
+                .insert(stranger, 1, FlowRules::default(), 0, now)
                 .expect("room was made");
         }
         if number % 5_000 == 0 {

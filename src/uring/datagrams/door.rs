@@ -28,6 +28,11 @@ impl Datagram {
         self.parcel.bytes()
     }
 
+    /// Bytes of the longest of them.
+    pub(super) fn longest(&self) -> u32 {
+        self.segment.min(self.parcel.bytes())
+    }
+
     /// How many they are; at least 1.
     #[must_use]
     pub fn count(&self) -> u32 {
@@ -81,6 +86,11 @@ pub trait Datagrams {
     /// Whether the flow has a socket.
     fn has_flow(&self, flow: FlowKey) -> bool;
     fn close_flow(&mut self, flow: FlowKey);
+    /// What flows that are over still hold is given back with the next turn; after this call it can be had.
+    fn let_go_at_once(&mut self);
+    /// Closes sockets that were kept for the next flows and were not needed since the last call. Tells whether any are
+    /// left.
+    fn trim_flow_sockets(&mut self) -> bool;
 
     fn to_backend(&mut self, flow: FlowKey, datagram: Datagram);
     /// `flow` is whose reply it is: its datagrams may leave together.

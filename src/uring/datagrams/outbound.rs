@@ -50,6 +50,10 @@ pub(super) struct Cell {
     pub(super) sealed: bool,
     /// Number of its submission, once it is submitted.
     pub(super) submission: u64,
+    /// Why the kernel took none of it.
+    pub(super) refused: Option<Refused>,
+    /// How many of it did not leave one by one, and why the last of these did not.
+    pub(super) lost: Option<(u32, Refused)>,
 }
 
 impl std::fmt::Debug for Cell {
@@ -89,6 +93,8 @@ impl Cell {
             bytes: 0,
             sealed: false,
             submission: 0,
+            refused: None,
+            lost: None,
         }
     }
 
@@ -98,6 +104,7 @@ impl Cell {
         self.socket = socket;
         self.segment = datagram.segment;
         (self.count, self.bytes, self.sealed) = (0, 0, false);
+        (self.refused, self.lost) = (None, None);
         self.add(datagram);
     }
 
@@ -122,9 +129,22 @@ impl Cell {
         self.parcels.push(datagram.parcel);
     }
 
-    /// Whether it is one datagram for a connected socket: then the plain send is cheaper.
-    pub(super) fn is_plain(&self) -> bool {
-        self.count == 1 && self.toward == Toward::Backend
+    /// For one datagram that needs no control data the plain send, which is cheaper: the address that it is shown, which
+    /// is none for a connected socket.
+    pub(super) fn plain_name(&mut self) -> Option<(*const libc::sockaddr, libc::socklen_t)> {
+        match self.toward {
+            _ if self.count != 1 => None,
+            Toward::Backend => Some((std::ptr::null(), 0)),
+            Toward::Client(Envelope {
+                client,
+                local: None,
+                ..
+            }) => {
+                let length = self.write_name(client);
+                Some(((&raw const self.name).cast(), length))
+            }
+            Toward::Client(_) => None,
+        }
     }
 
     /// Lays out what sendmsg reads, and returns where it is. `address_of` tells where a parcel's bytes are.

@@ -28,8 +28,13 @@ pub(super) struct Flows {
     /// Sockets whose receive broke, to be tried again at a pulse.
     paused: Vec<crate::ids::SocketId>,
     retry_at: Nanos,
+    /// When sockets that wait for flows are looked through; never, while there are none.
+    trim_at: Nanos,
     begun: u64,
 }
+
+/// A socket that waits for a flow for so long without being needed is closed, at the latest after twice this.
+const TRIM_NS: u64 = 1_000_000_000;
 
 impl Flows {
     pub(super) fn new(now: Nanos) -> Flows {
@@ -40,6 +45,7 @@ impl Flows {
             sockets: Vec::new(),
             paused: Vec::new(),
             retry_at: Nanos::NEVER,
+            trim_at: Nanos::NEVER,
             begun: 0,
         }
     }
@@ -50,7 +56,7 @@ impl Flows {
 
     /// When the worker must look after flows again, at the latest.
     pub(super) fn next(&self) -> Nanos {
-        self.timers.next().min(self.retry_at)
+        self.timers.next().min(self.retry_at).min(self.trim_at)
     }
 }
 
@@ -77,6 +83,14 @@ impl<K: Kernel> Worker<K> {
         }
     }
 
+    pub(super) fn trim_flow_sockets(&mut self) {
+        if self.now >= self.flows.trim_at {
+            let more = self.kernel.trim_flow_sockets();
+            let next = self.now.after(TRIM_NS);
+            self.flows.trim_at = if more { next } else { Nanos::NEVER };
+        }
+    }
+
     fn on_request(&mut self, envelope: Envelope, datagram: Datagram) {
         let caller = Caller {
             socket: envelope.socket,
@@ -91,9 +105,16 @@ impl<K: Kernel> Worker<K> {
         let count = datagram.count();
         let asked = self.flows.table.on_request(flow, count, self.now);
         let anew = asked == Request::ChooseAnew || !self.kernel.has_flow(flow);
-        if (anew || self.has_lost_its_backend(flow)) && !self.move_flow(flow) {
-            self.count_drop(flow, Drop::NoBackend, count);
+        if (anew || self.has_lost_its_backend(flow))
+            && let Err(why) = self.move_flow(flow)
+        {
+            self.count_drop(flow, why, count);
             self.kernel.discard(datagram);
+            if why == Drop::Resources {
+                // A place in the table is for whoever can be served.
+                self.hatch.counters.flows_crowded_out.add(1);
+                self.end_flow(flow, crate::ids::End::Resources);
+            }
             return;
         }
         self.count_passed(flow, Side::Client, &datagram);
@@ -129,7 +150,7 @@ impl<K: Kernel> Worker<K> {
 
     /// The backend's host or port answers with an error: the next datagram looks for another one.
     fn on_flow_broken(&mut self, flow: FlowKey, why: Undelivered) {
-        self.kernel.close_flow(flow);
+        self.close_way(flow);
         self.note_flow_failure(flow, why);
     }
 

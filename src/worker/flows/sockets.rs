@@ -5,8 +5,9 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use crate::handoff::{ListenSocket, ListenerShared, Phase, Protocol, Snapshot};
-use crate::ids::{PoolId, SocketId, millis};
+use crate::ids::{Drop, PoolId, SocketId, millis};
 use crate::session::{FlowTable, Timers};
+use crate::sys::datagram;
 use crate::uring::Kernel;
 use crate::worker::engine::Worker;
 
@@ -23,6 +24,8 @@ pub(super) struct DatagramSocket {
     /// The configuration has it no more: it serves the flows it has.
     pub(super) leaving: bool,
     flows: u32,
+    /// What the kernel had thrown away when it was last asked.
+    overruns: u32,
 }
 
 impl<K: Kernel> Worker<K> {
@@ -64,6 +67,7 @@ impl<K: Kernel> Worker<K> {
             open: false,
             leaving: false,
             flows: 0,
+            overruns: 0,
         });
         self.open_datagram_socket(self.flows.sockets.len() - 1);
     }
@@ -108,6 +112,23 @@ impl<K: Kernel> Worker<K> {
                 Some(place) if self.flows.sockets[place].open => self.kernel.resume_datagrams(id),
                 Some(place) => self.open_datagram_socket(place),
                 None => {}
+            }
+        }
+    }
+
+    /// What the kernel threw away because this worker was late is counted, too.
+    pub(in crate::worker) fn count_overruns(&mut self) {
+        let worker = self.world.worker;
+        for local in &mut self.flows.sockets {
+            // A socket of our own: one that several workers share is counted by whoever has its number.
+            let Some(socket) = local.socket.descriptors.get(worker.index()) else {
+                continue;
+            };
+            if let Ok(overruns) = datagram::overruns(socket.as_fd()) {
+                let more = overruns.wrapping_sub(local.overruns);
+                local.overruns = overruns;
+                let drops = &local.listener.of(worker).drops;
+                drops[Drop::Overrun.index()].add(u64::from(more));
             }
         }
     }
