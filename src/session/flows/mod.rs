@@ -286,15 +286,23 @@ impl<T> FlowTable<T> {
         }
     }
 
-    /// Who must go for a newcomer, among all or in one group; `None` if nobody is there.
+    /// Who must go for a newcomer, among all or in one group; `None` if nobody is there. One may be spared: who is to have
+    /// what the victim leaves.
     #[must_use]
-    pub fn victim(&self, group: Option<usize>, now: Nanos) -> Option<FlowKey> {
+    pub fn victim(
+        &self,
+        group: Option<usize>,
+        spared: Option<FlowKey>,
+        now: Nanos,
+    ) -> Option<FlowKey> {
         let groups = match group {
             None => &self.groups[..],
             Some(group) => self.groups.get(group..=group)?,
         };
+        let spared = spared.map(|flow| flow.slot.0);
         let first_of = |line: fn(&Lines) -> &List| {
-            let firsts = groups.iter().filter_map(|lines| line(lines).oldest());
+            let lines = groups.iter().map(line);
+            let firsts = lines.filter_map(|line| line.oldest_but(&self.entries, spared));
             firsts.min_by_key(|&slot| self.entry(slot).map_or(u64::MAX, |flow| flow.order))
         };
         let answered = first_of(|lines| &lines.answered);

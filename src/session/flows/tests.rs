@@ -34,9 +34,9 @@ impl Model {
             .expect("known")
     }
 
-    fn victim(&self, group: Option<usize>, now: Nanos) -> Option<FlowKey> {
+    fn victim(&self, group: Option<usize>, spared: Option<FlowKey>, now: Nanos) -> Option<FlowKey> {
         let flows = || {
-            let flows = self.flows.iter();
+            let flows = self.flows.iter().filter(|it| Some(it.key) != spared);
             flows.filter(|it| group.is_none_or(|group| it.group == group))
         };
         let answered = || flows().filter(|it| it.responses > 0);
@@ -128,9 +128,9 @@ fn from_client(
     }
     if table.is_full() {
         // A newcomer's own group, if it has anybody, else whoever.
-        let own = Some(group(number)).filter(|own| table.victim(Some(*own), now).is_some());
-        let victim = table.victim(own, now).expect("somebody is there");
-        assert_eq!(Some(victim), model.victim(own, now));
+        let own = Some(group(number)).filter(|own| table.victim(Some(*own), None, now).is_some());
+        let victim = table.victim(own, None, now).expect("somebody is there");
+        assert_eq!(Some(victim), model.victim(own, None, now));
         let tenant = table.remove(victim);
         assert_eq!(tenant, Some(model.find(victim).tenant));
         model.flows.retain(|it| it.key != victim);
@@ -200,7 +200,12 @@ fn compare(table: &FlowTable<u64>, model: &Model, now: Nanos, callers: u64) {
         assert_eq!(table.silence_end(known.key), end);
     }
     for group in [None, Some(0), Some(1), Some(2), Some(3)] {
-        assert_eq!(table.victim(group, now), model.victim(group, now));
+        let spared = model.victim(group, None, now);
+        assert_eq!(table.victim(group, None, now), spared);
+        assert_eq!(
+            table.victim(group, spared, now),
+            model.victim(group, spared, now)
+        );
     }
     let strangers = (0..callers).map(caller).filter(|caller| {
         let known = |it: &Known| it.caller == *caller;
@@ -242,7 +247,7 @@ fn a_flood_of_strangers_leaves_those_who_speak_alone() {
     for number in 0..50_000 {
         now = now.after(SILENT_NS / 10_000);
         if table.is_full() {
-            let victim = table.victim(None, now).expect("a victim");
+            let victim = table.victim(None, None, now).expect("a victim");
             table.remove(victim);
         }
         let stranger = Caller {

@@ -104,7 +104,7 @@ impl<K: Kernel> Worker<K> {
                 Err(Crowded::Pool) => Some(pool.shared.id.index()),
                 Err(Crowded::Worker) => None,
             };
-            let victim = self.flows.table.victim(among, self.now)?;
+            let victim = self.flows.table.victim(among, None, self.now)?;
             self.crowd_out(victim);
         }
         None
@@ -214,11 +214,10 @@ impl<K: Kernel> Worker<K> {
         opened
     }
 
-    /// Out of descriptors or ports: the least worthy flow that has a socket goes, unless that is this one.
+    /// Out of descriptors or ports: the least worthy flow that has a socket goes, but not this one.
     fn free_a_socket(&mut self, flow: FlowKey) -> bool {
         for _ in 0..VICTIMS {
-            let victim = self.flows.table.victim(None, self.now);
-            let Some(victim) = victim.filter(|victim| *victim != flow) else {
+            let Some(victim) = self.flows.table.victim(None, Some(flow), self.now) else {
                 return false;
             };
             let helps = self.kernel.has_flow(victim);
