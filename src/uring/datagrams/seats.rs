@@ -42,11 +42,14 @@ pub(super) struct Seats {
 }
 
 impl Seats {
-    pub(super) fn new() -> Seats {
+    /// Room for the seats of `flows_max` flows and of a full stock is reserved now and touched as it is used: a warm worker
+    /// allocates nothing for one flow more.
+    pub(super) fn new(flows_max: u32) -> Seats {
+        let seats_max = flows_max as usize + 2 * STOCK_MAX;
         Seats {
-            seats: Vec::new(),
-            free: Vec::new(),
-            stock: [Vec::new(), Vec::new()],
+            seats: Vec::with_capacity(seats_max),
+            free: Vec::with_capacity(seats_max),
+            stock: [(); 2].map(|()| Vec::with_capacity(STOCK_MAX)),
             unneeded: [0; 2],
         }
     }

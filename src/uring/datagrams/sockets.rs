@@ -65,7 +65,7 @@ impl DatagramSide {
             layout: Box::new(inbound::layout()),
             listeners: Vec::new(),
             ways: Vec::with_capacity(flows_max as usize),
-            seats: Seats::new(),
+            seats: Seats::new(flows_max),
             rearm: Vec::with_capacity(64),
             sends_queued: false,
             closes_queued: false,
