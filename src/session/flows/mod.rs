@@ -118,6 +118,12 @@ impl<T> FlowTable<T> {
         self.len() == 0
     }
 
+    /// Whether it was made for any flow at all.
+    #[must_use]
+    pub fn has_size(&self) -> bool {
+        self.flows_max > 0
+    }
+
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.len() >= self.flows_max as usize

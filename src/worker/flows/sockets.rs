@@ -11,6 +11,8 @@ use crate::sys::datagram;
 use crate::uring::Kernel;
 use crate::worker::engine::Worker;
 
+use super::Flows;
+
 /// How long a socket whose receive broke rests.
 const REST_NS: u64 = millis(20);
 
@@ -72,9 +74,10 @@ impl<K: Kernel> Worker<K> {
         self.open_datagram_socket(self.flows.sockets.len() - 1);
     }
 
-    /// The first listener for datagrams brings the tables for flows.
+    /// The first listener for datagrams brings the tables for flows. They stay: a new table would begin its keys anew, and
+    /// the kernel may still answer for those of the old one.
     fn have_tables(&mut self) {
-        if self.flows.sockets.is_empty() && self.flows.table.is_empty() {
+        if !self.flows.table.has_size() {
             let flows_max = self.flows_max;
             self.flows.table = FlowTable::new(flows_max, self.random());
             self.flows.timers = Timers::new(flows_max, self.now);
@@ -96,7 +99,9 @@ impl<K: Kernel> Worker<K> {
     }
 
     pub(super) fn pause_socket(&mut self, id: SocketId) {
-        self.flows.paused.push(id);
+        if !self.flows.paused.contains(&id) {
+            self.flows.paused.push(id);
+        }
         self.flows.retry_at = self.now.after(REST_NS);
         self.hatch.counters.accept_pauses.add(1);
     }
@@ -154,5 +159,10 @@ impl<K: Kernel> Worker<K> {
             }
             stays
         });
+        // A socket that comes back under its old number is received from at once, and must not be a second time.
+        let Flows {
+            paused, sockets, ..
+        } = &mut self.flows;
+        paused.retain(|id| sockets.iter().any(|local| local.socket.id == *id));
     }
 }
