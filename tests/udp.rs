@@ -2,6 +2,8 @@
 //! they should; a full table lets the right ones go.
 #![allow(clippy::unwrap_used)]
 
+#[path = "udp/proxy.rs"]
+mod proxy;
 mod support;
 
 use std::collections::HashMap;
@@ -15,8 +17,18 @@ use support::wait::{Dice, seconds, until};
 use support::{alone, net, pattern, process};
 
 fn udp_listener(name: &str, address: impl std::fmt::Display, pool: &str) -> String {
+    udp_listener_with(name, address, pool, "")
+}
+
+/// The same with lines of its own.
+fn udp_listener_with(
+    name: &str,
+    address: impl std::fmt::Display,
+    pool: &str,
+    lines: &str,
+) -> String {
     format!(
-        "[[listener]]\nname = \"{name}\"\nbind = \"{address}\"\nprotocol = \"udp\"\npool = \"{pool}\"\n\n"
+        "[[listener]]\nname = \"{name}\"\nbind = \"{address}\"\nprotocol = \"udp\"\npool = \"{pool}\"\n{lines}\n\n"
     )
 }
 
@@ -36,6 +48,12 @@ fn start(workers: usize, tables: &str, backends: &[(&str, SocketAddr)]) -> (Ring
 
 fn flows(ringway: &Ringway) -> f64 {
     ringway.metric("ringway_udp_flows_active")
+}
+
+fn drops(ringway: &Ringway, reason: &str) -> f64 {
+    ringway
+        .metrics()
+        .sum("ringway_udp_drops_total", &[("reason", reason)])
 }
 
 fn end_of(ringway: &Ringway, end: &str) -> f64 {

@@ -53,6 +53,18 @@ impl Parcel {
         self.full
     }
 
+    /// A second ticket for its first `bytes`: it may be read while this one is held, and is never given back.
+    #[must_use]
+    pub(super) fn lent(&self, bytes: u32) -> Parcel {
+        debug_assert!(bytes <= self.length);
+        Parcel {
+            buffer: self.buffer,
+            start: self.start,
+            length: bytes,
+            full: self.full,
+        }
+    }
+
     /// The same without its first `bytes`.
     #[must_use]
     pub fn without(self, bytes: u32) -> Parcel {

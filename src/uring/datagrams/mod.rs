@@ -9,6 +9,7 @@
 //! [`sending`].
 
 mod door;
+mod heading;
 mod inbound;
 mod outbound;
 mod seats;
@@ -18,5 +19,6 @@ mod sockets;
 mod tests;
 
 pub use door::{Datagram, Datagrams, Envelope, Undelivered};
+pub use heading::{HEADING_BYTES_MAX, Heading};
 pub(super) use outbound::Outbox;
 pub(super) use sockets::{DATAGRAM_BUFFER_BYTES, DATAGRAM_BUFFERS, DatagramSide, KeptDatagrams};

@@ -1,9 +1,6 @@
 //! The real kernel's side of sending datagrams: which leave together, what that costs when a way refuses it, and the
 //! settling of what was sent.
 
-use std::os::fd::RawFd;
-
-use crate::ids::FlowKey;
 use crate::uring::door::Outcome;
 use crate::uring::ops;
 use crate::uring::outcome::{Completion, Refused};
@@ -11,33 +8,59 @@ use crate::uring::ring::Ring;
 use crate::uring::tag::{Op, Tag};
 
 use super::door::{Datagram, Undelivered};
-use super::outbound::Toward;
+use super::heading::Head;
+use super::outbound::{Passage, room};
 use super::sockets::{DatagramSide, NONE};
 
 impl Ring {
-    /// Puts a datagram behind what goes the same way already, or begins a new send.
-    pub(super) fn pass_on(
-        &mut self,
-        flow: FlowKey,
-        toward: Toward,
-        socket: RawFd,
-        datagram: Datagram,
-    ) {
+    /// Puts a datagram behind what goes the same way already, or begins a new send. What came together and does not fit
+    /// into one send any more, for what goes ahead of each, leaves in several.
+    pub(super) fn pass_on(&mut self, passage: Passage, head: Head, datagram: Datagram) {
         let DatagramSide { outbox, ways, .. } = &mut **self.datagrams;
-        let side = toward.side().index();
-        let Some(way) = ways.get_mut(flow.slot.index()) else {
+        let side = passage.toward.side().index();
+        let Some(way) = ways.get_mut(passage.flow.slot.index()) else {
             self.discard_datagram(datagram);
             return;
         };
+        let mut datagram = datagram;
+        let most = room(datagram.longest(), &head);
+        while head.length() > 0 && datagram.count() > most {
+            let (first, rest) = datagram.lend(most);
+            outbox.begin_lent(passage, head, first);
+            way.filling[side] = NONE;
+            datagram = rest;
+        }
         let filling = way.filling[side];
-        let joins = filling != NONE && datagram.longest() <= u32::from(way.joined_max[side]);
+        let longest = datagram.longest() + head.length();
+        let joins = filling != NONE && longest <= u32::from(way.joined_max[side]);
         let rest = if joins {
-            outbox.join(filling, flow, toward, datagram)
+            outbox.join(filling, passage, &head, datagram)
         } else {
             Err(datagram)
         };
         if let Err(datagram) = rest {
-            way.filling[side] = outbox.begin(flow, toward, socket, datagram);
+            way.filling[side] = outbox.begin(passage, head, datagram);
+        }
+    }
+
+    /// The first of these leaves by itself behind a heading, the others, if there are any, without.
+    pub(super) fn pass_on_headed_once(&mut self, passage: Passage, head: Head, datagram: Datagram) {
+        let DatagramSide { outbox, ways, .. } = &mut **self.datagrams;
+        let Some(way) = ways.get_mut(passage.flow.slot.index()) else {
+            self.discard_datagram(datagram);
+            return;
+        };
+        let (number, rest) = if datagram.count() > 1 {
+            let (first, rest) = datagram.lend(1);
+            (outbox.begin_lent(passage, head, first), Some(rest))
+        } else {
+            (outbox.begin(passage, head, datagram), None)
+        };
+        outbox.cell(number).heads_once = true;
+        // What comes later goes without, so that it cannot join; but who closes the socket sees that this waits.
+        way.filling[passage.toward.side().index()] = number;
+        if let Some(rest) = rest {
+            self.pass_on(passage, Head::NONE, rest);
         }
     }
 
@@ -63,7 +86,7 @@ impl Ring {
                 }
             }
             let tag = Tag::house(Op::DatagramSend, u32::from(number));
-            let entry = if cell.count > 1 && cell.segment > u32::from(joined_max) {
+            let entry = if cell.count > 1 && cell.longest() > u32::from(joined_max) {
                 // They arrived joined, and this way is known to refuse that.
                 cell.lost = cell.send_singly(|parcel| buffers.address(parcel));
                 None
@@ -112,6 +135,10 @@ impl Ring {
     }
 
     fn settle_cell(&mut self, number: u16, outcomes: &mut Vec<Outcome>) {
+        let cell = self.datagrams.outbox.cell(number);
+        let (flow, socket, heads_once) = (cell.flow, cell.socket, cell.heads_once);
+        // A flow that has another socket by now has announced itself there.
+        let headed = heads_once && self.datagrams.backend_of(flow) == Some(socket);
         let DatagramSide {
             outbox,
             buffers,
@@ -119,7 +146,7 @@ impl Ring {
             ..
         } = &mut **self.datagrams;
         let cell = outbox.cell(number);
-        let (flow, side) = (cell.flow, cell.toward.side());
+        let side = cell.toward.side();
         let refused = cell.refused.take();
         let mut lost = cell.lost.take();
         if let Some(refused) = refused {
@@ -128,7 +155,7 @@ impl Ring {
             let joined_max = match refused {
                 _ if cell.count == 1 => None,
                 Refused::Segments => Some(0),
-                Refused::As(Undelivered::TooLong) => Some(cell.segment.saturating_sub(1) as u16),
+                Refused::As(Undelivered::TooLong) => Some(cell.longest().saturating_sub(1) as u16),
                 Refused::As(_) => None,
             };
             if let Some(joined_max) = joined_max {
@@ -140,7 +167,11 @@ impl Ring {
                 lost = cell.send_singly(|parcel| buffers.address(parcel));
             }
         }
-        let parcels = std::mem::take(&mut cell.parcels);
+        let lent = cell.lent;
+        let mut parcels = std::mem::take(&mut cell.parcels);
+        if lent {
+            parcels.clear();
+        }
         let emptied = self.datagrams.give_back(parcels);
         let outbox = &mut self.datagrams.outbox;
         outbox.cell(number).parcels = emptied;
@@ -151,6 +182,7 @@ impl Ring {
                 side,
                 datagrams,
                 why: refused.into(),
+                headed,
             });
         }
     }

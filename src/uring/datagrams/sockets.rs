@@ -15,8 +15,9 @@ use crate::uring::ring::{Listening, Ring};
 use crate::uring::tag::{Op, Tag};
 
 use super::door::{Datagram, Datagrams, Envelope, Undelivered};
+use super::heading::{Head, Heading};
 use super::inbound::{self, PAYLOAD_AT};
-use super::outbound::{Outbox, Toward};
+use super::outbound::{Outbox, Passage, Toward};
 use super::seats::{NO_SEAT, Seats};
 
 /// Buffers for datagrams, and so the most that a turn can hold.
@@ -78,7 +79,7 @@ impl DatagramSide {
     }
 
     /// The socket towards a flow's backend.
-    fn backend_of(&mut self, flow: FlowKey) -> Option<RawFd> {
+    pub(super) fn backend_of(&mut self, flow: FlowKey) -> Option<RawFd> {
         let seat = self.way(flow)?.seat;
         self.seats.seat(seat)?.raw()
     }
@@ -195,16 +196,34 @@ impl Datagrams for Ring {
         self.datagrams.seats.trimmed()
     }
 
-    fn to_backend(&mut self, flow: FlowKey, datagram: Datagram) {
-        match self.datagrams.backend_of(flow) {
-            Some(socket) => self.pass_on(flow, Toward::Backend, socket, datagram),
-            None => self.discard(datagram),
+    fn to_backend(&mut self, flow: FlowKey, heading: Heading<'_>, datagram: Datagram) {
+        let Some(socket) = self.datagrams.backend_of(flow) else {
+            self.discard(datagram);
+            return;
+        };
+        let passage = Passage {
+            flow,
+            toward: Toward::Backend,
+            socket,
+        };
+        match heading {
+            Heading::Nothing => self.pass_on(passage, Head::NONE, datagram),
+            Heading::Each(bytes) => self.pass_on(passage, Head::of(bytes), datagram),
+            Heading::First(bytes) => self.pass_on_headed_once(passage, Head::of(bytes), datagram),
         }
     }
 
     fn to_client(&mut self, flow: FlowKey, envelope: Envelope, datagram: Datagram) {
         match self.datagrams.listener(envelope.socket) {
-            Some(socket) => self.pass_on(flow, Toward::Client(envelope), socket, datagram),
+            Some(socket) => {
+                let toward = Toward::Client(envelope);
+                let passage = Passage {
+                    flow,
+                    toward,
+                    socket,
+                };
+                self.pass_on(passage, Head::NONE, datagram);
+            }
             None => self.discard(datagram),
         }
     }
@@ -416,6 +435,7 @@ fn cut(whose: Whose) -> Outcome {
             side: Side::Client,
             datagrams: 1,
             why: Undelivered::TooLong,
+            headed: false,
         },
         Whose::Listeners(socket) => Outcome::DatagramCut(socket),
     }

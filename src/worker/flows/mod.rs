@@ -4,6 +4,7 @@
 //!
 //! Nothing is sent here and now: what is passed on leaves with the next turn, many datagrams at a time.
 
+mod announcing;
 mod blame;
 mod life;
 mod sockets;
@@ -72,7 +73,13 @@ impl<K: Kernel> Worker<K> {
                 side,
                 datagrams,
                 why,
-            } => self.on_undelivered(flow, side, datagrams, why),
+                headed,
+            } => {
+                if headed {
+                    self.announce_again(flow);
+                }
+                self.on_undelivered(flow, side, datagrams, why);
+            }
             Outcome::NoDatagramBuffer => self.hatch.counters.buffer_pauses.add(1),
             Outcome::DatagramCut(socket) => self.count_drop_at(socket, Drop::TooLong, 1),
             Outcome::DatagramsPaused(socket, _) => self.pause_socket(socket),
@@ -105,20 +112,20 @@ impl<K: Kernel> Worker<K> {
         let count = datagram.count();
         let asked = self.flows.table.on_request(flow, count, self.now);
         let anew = asked == Request::ChooseAnew || !self.kernel.has_flow(flow);
-        if (anew || self.has_lost_its_backend(flow))
-            && let Err(why) = self.move_flow(flow)
-        {
-            self.count_drop(flow, why, count);
-            self.kernel.discard(datagram);
-            if why == Drop::Resources {
-                // A place in the table is for whoever can be served.
-                self.hatch.counters.flows_crowded_out.add(1);
-                self.end_flow(flow, crate::ids::End::Resources);
+        if anew || self.has_lost_its_backend(flow) {
+            if let Err(why) = self.move_flow(flow) {
+                self.count_drop(flow, why, count);
+                self.kernel.discard(datagram);
+                if why == Drop::Resources {
+                    // A place in the table is for whoever can be served.
+                    self.hatch.counters.flows_crowded_out.add(1);
+                    self.end_flow(flow, crate::ids::End::Resources);
+                }
+                return;
             }
-            return;
+            self.begin_announcing(flow);
         }
-        self.count_passed(flow, Side::Client, &datagram);
-        self.kernel.to_backend(flow, datagram);
+        self.pass_to_backend(flow, caller, datagram);
     }
 
     /// Whether a known flow's backend takes no more of its datagrams: it went down, or into maintenance. One that drains
