@@ -2,6 +2,10 @@
 //! they should; a full table lets the right ones go.
 #![allow(clippy::unwrap_used)]
 
+#[path = "udp/backends.rs"]
+mod backends;
+#[path = "udp/limits.rs"]
+mod limits;
 #[path = "udp/proxy.rs"]
 mod proxy;
 mod support;
