@@ -8,6 +8,10 @@ mod backends;
 mod limits;
 #[path = "udp/proxy.rs"]
 mod proxy;
+#[path = "udp/quic.rs"]
+mod quic;
+#[path = "udp/real.rs"]
+mod real;
 mod support;
 
 use std::collections::HashMap;
