@@ -4,6 +4,8 @@
 
 #[path = "udp/backends.rs"]
 mod backends;
+#[path = "udp/churn.rs"]
+mod churn;
 #[path = "udp/limits.rs"]
 mod limits;
 #[path = "udp/proxy.rs"]
@@ -12,7 +14,11 @@ mod proxy;
 mod quic;
 #[path = "udp/real.rs"]
 mod real;
+#[path = "udp/scarce.rs"]
+mod scarce;
 mod support;
+#[path = "udp/wholeness.rs"]
+mod wholeness;
 
 use std::collections::HashMap;
 use std::io::ErrorKind;
