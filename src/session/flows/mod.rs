@@ -14,6 +14,8 @@
 mod index;
 mod lists;
 #[cfg(test)]
+mod mutants;
+#[cfg(test)]
 mod tests;
 
 use crate::ids::{Caller, FlowKey, Nanos, Slot};
