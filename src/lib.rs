@@ -46,6 +46,7 @@
 //! - **Listener**: an address that clients reach. **Pool**: backends and how one is chosen. **Backend**: one server.
 //! - **Session**: a client's connection and its backend's. **Side**: which of the two. **Pump**: one direction of it.
 //! - **Flow**: a client address that writes datagrams to one of ours, and its socket towards a backend.
+//! - **Heading**: bytes of ours that go ahead of a client's in the same datagram.
 //! - **Parcel**: bytes on their way, a filled buffer or a pipe's content; it has one owner at each step.
 //! - **Turn**: one round of a worker's loop. **Tag**: what a submission is recognised by when its answer comes.
 //! - **Outcome**: a parsed answer of the kernel. **Verdict**: what operator and checks say of a backend.

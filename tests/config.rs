@@ -257,6 +257,17 @@ fn parts_that_do_not_fit_each_other_are_named() {
              of internet addresses",
         ),
         (
+            with(Part::Listener, "protocol = \"udp\"")
+                .replace("[[pool.backend]]", "send_proxy = \"v1\"\n[[pool.backend]]"),
+            "13: pool.send_proxy: found \"v1\", but line 8 sends datagrams to this pool, for which version 1 has no words; \
+             allowed: off | v2",
+        ),
+        (
+            with(Part::Listener, "protocol = \"udp\"\naccept_proxy = true"),
+            "8: listener.protocol: found accept_proxy or a route with protocol = \"udp\"; allowed: with protocol = \"tcp\" \
+             only, whose first bytes can be waited for",
+        ),
+        (
             with(Part::Pool, "health = { kind = \"udp\" }")
                 .replace("\"127.0.0.1:1\"", "\"unix:/run/b\""),
             "12: pool.health.kind: found \"udp\", but backend \"unix:/run/b\" takes no datagrams; allowed: another kind in a \

@@ -463,4 +463,10 @@ fn the_demonstration_runs_and_ends_by_itself() {
         text.contains("failures = 0"),
         "and nobody is harmed: {text}"
     );
+    let answered = text.rsplit_once("datagrams = ").map(|(_, rest)| rest);
+    let answered = answered.and_then(|rest| rest.split(',').next()?.parse::<u64>().ok());
+    assert!(
+        answered.is_some_and(|answered| answered > 100),
+        "datagrams are answered, too: {text}"
+    );
 }

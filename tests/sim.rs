@@ -24,6 +24,8 @@ mod datagrams;
 mod door;
 #[path = "sim/drive.rs"]
 mod drive;
+#[path = "sim/flows/mod.rs"]
+mod flows;
 #[path = "sim/kernel.rs"]
 mod kernel;
 #[path = "sim/limits.rs"]

@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 use ringway::balance::{Algorithm, Chooser};
 use ringway::handoff::{
     Backend, BackendOptions, BackendShared, BreakerRules, Capacity, FlowRules, Hatches,
-    ListenSocket, Listener, ListenerShared, Phase, Pool, PoolShared, Protocol, SessionTimes,
-    Snapshot, Spin, Target, WaitRules, Waiters,
+    ListenSocket, Listener, ListenerShared, Phase, Pool, PoolShared, Protocol, ProxyVersion,
+    SessionTimes, Snapshot, Spin, Target, WaitRules, Waiters,
 };
 use ringway::ids::{Address, BackendId, Clock, ListenerId, PoolId, SocketId, WorkerId};
 use ringway::sys::datagram;
@@ -110,9 +110,31 @@ fn echo_datagrams() -> SocketAddr {
     address
 }
 
+/// What goes ahead of a client's datagrams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Headers {
+    Never,
+    First,
+    Each,
+}
+
+impl Headers {
+    const ALL: [Headers; 3] = [Headers::Never, Headers::First, Headers::Each];
+    /// Of a header for IPv4.
+    const BYTES: usize = 28;
+
+    fn bytes_ahead(self, is_first: bool) -> usize {
+        match self {
+            Headers::Each => Headers::BYTES,
+            Headers::First if is_first => Headers::BYTES,
+            _ => 0,
+        }
+    }
+}
+
 struct Balancer {
     address: SocketAddr,
-    datagrams: SocketAddr,
+    datagrams: Vec<(SocketAddr, Headers)>,
     hatches: Arc<Hatches>,
     backend: Arc<BackendShared>,
     clock: Clock,
@@ -149,7 +171,16 @@ const BREAKER: BreakerRules = BreakerRules {
 };
 
 fn pool_of(id: PoolId, backend: &Arc<BackendShared>, target: SocketAddr) -> Arc<Pool> {
-    Arc::new(Pool {
+    Arc::new(pool_with(id, backend, target, Headers::Never))
+}
+
+fn pool_with(
+    id: PoolId,
+    backend: &Arc<BackendShared>,
+    target: SocketAddr,
+    headers: Headers,
+) -> Pool {
+    Pool {
         shared: Arc::new(PoolShared::new(id, "p", 1)),
         chooser: Chooser::new(Algorithm::LeastConnections, &[100], &["b"]),
         hash_seed: 0,
@@ -179,9 +210,10 @@ fn pool_of(id: PoolId, backend: &Arc<BackendShared>, target: SocketAddr) -> Arc<
             user_timeout_ms: 0,
         },
         breaker: Some(BREAKER),
-        send_proxy: None,
+        send_proxy: (headers != Headers::Never).then_some(ProxyVersion::Two),
+        send_proxy_every: headers == Headers::Each,
         cancel: false,
-    })
+    }
 }
 
 impl Balancer {
@@ -220,15 +252,17 @@ impl Balancer {
             access: None,
             preface: Arc::default(),
         });
-        let (of_datagrams, datagrams) = datagram_listener();
-        let echo = Arc::new(BackendShared::new(BackendId(1), "q", "c", true, 1));
-        let second = pool_of(PoolId(1), &echo, echo_datagrams());
-        hatches.post(&snapshot(
-            1,
-            Phase::Serving,
-            vec![listener, of_datagrams],
-            &[&pool, &second],
-        ));
+        let (mut listeners, mut pools, mut datagrams) = (vec![listener], vec![pool], Vec::new());
+        for (n, headers) in (1..).zip(Headers::ALL) {
+            let (of_datagrams, address) = datagram_listener(n);
+            let echo = Arc::new(BackendShared::new(BackendId(n), "q", "c", true, 1));
+            let pool = pool_with(PoolId(n), &echo, echo_datagrams(), headers);
+            listeners.push(of_datagrams);
+            pools.push(Arc::new(pool));
+            datagrams.push((address, headers));
+        }
+        let pools: Vec<_> = pools.iter().collect();
+        hatches.post(&snapshot(1, Phase::Serving, listeners, &pools));
         Balancer {
             address,
             datagrams,
@@ -236,6 +270,13 @@ impl Balancer {
             backend,
             clock,
             thread,
+        }
+    }
+
+    fn work(&self) {
+        traffic(self.address);
+        for &(address, headers) in &self.datagrams {
+            datagrams(address, headers);
         }
     }
 
@@ -257,20 +298,20 @@ impl Balancer {
     }
 }
 
-fn datagram_listener() -> (Arc<Listener>, SocketAddr) {
+fn datagram_listener(n: u16) -> (Arc<Listener>, SocketAddr) {
     let any = "127.0.0.1:0".parse().unwrap();
     let descriptors = datagram::listen_udp(any, 1, false).unwrap();
     let bound = UdpSocket::from(descriptors[0].try_clone().unwrap());
     let address = bound.local_addr().unwrap();
     let socket = ListenSocket {
-        id: SocketId(1),
+        id: SocketId(n),
         address: Address::Inet(address),
         descriptors,
         unlink: None,
     };
     let listener = Listener {
-        shared: Arc::new(ListenerShared::new(ListenerId(1), "d", 1)),
-        pool: PoolId(1),
+        shared: Arc::new(ListenerShared::new(ListenerId(n), "d", 1)),
+        pool: PoolId(n),
         protocol: Protocol::Udp,
         sockets: vec![Arc::new(socket)],
         wants_address: true,
@@ -320,7 +361,7 @@ fn traffic(address: SocketAddr) {
 }
 
 /// Old flows and new ones, single datagrams and bursts of equal ones.
-fn datagrams(address: SocketAddr) {
+fn datagrams(address: SocketAddr, headers: Headers) {
     let client = || {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         socket.connect(address).unwrap();
@@ -333,18 +374,21 @@ fn datagrams(address: SocketAddr) {
     let kept: Vec<UdpSocket> = (0..8).map(|_| client()).collect();
     for round in 0..10_u8 {
         let new = client();
-        for socket in kept.iter().chain([&new]) {
+        for (place, socket) in kept.iter().chain([&new]).enumerate() {
+            let is_new = round == 0 || place == kept.len();
             for n in 0..20 {
                 socket.send(&[round; 900][..880 + n]).unwrap();
             }
             for n in 0..20 {
-                assert_eq!(socket.recv(&mut buffer).unwrap(), 880 + n);
+                let ahead = headers.bytes_ahead(is_new && n == 0);
+                assert_eq!(socket.recv(&mut buffer).unwrap(), ahead + 880 + n);
             }
             for _ in 0..20 {
                 socket.send(&[round; 900]).unwrap();
             }
             for _ in 0..20 {
-                assert_eq!(socket.recv(&mut buffer).unwrap(), 900);
+                let ahead = headers.bytes_ahead(false);
+                assert_eq!(socket.recv(&mut buffer).unwrap(), ahead + 900);
             }
         }
     }
@@ -354,12 +398,10 @@ fn datagrams(address: SocketAddr) {
 fn a_warm_worker_allocates_nothing() {
     let balancer = Balancer::start(uring::probe().unwrap());
     for _ in 0..2 {
-        traffic(balancer.address);
-        datagrams(balancer.datagrams);
+        balancer.work();
     }
     COUNTING.store(true, Ordering::SeqCst);
-    traffic(balancer.address);
-    datagrams(balancer.datagrams);
+    balancer.work();
     COUNTING.store(false, Ordering::SeqCst);
     let spliced = balancer.backend.workers[0].spliced_bytes.read();
     assert!(

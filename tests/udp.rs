@@ -2,7 +2,23 @@
 //! they should; a full table lets the right ones go.
 #![allow(clippy::unwrap_used)]
 
+#[path = "udp/backends.rs"]
+mod backends;
+#[path = "udp/churn.rs"]
+mod churn;
+#[path = "udp/limits.rs"]
+mod limits;
+#[path = "udp/proxy.rs"]
+mod proxy;
+#[path = "udp/quic.rs"]
+mod quic;
+#[path = "udp/real.rs"]
+mod real;
+#[path = "udp/scarce.rs"]
+mod scarce;
 mod support;
+#[path = "udp/wholeness.rs"]
+mod wholeness;
 
 use std::collections::HashMap;
 use std::io::ErrorKind;
@@ -15,8 +31,18 @@ use support::wait::{Dice, seconds, until};
 use support::{alone, net, pattern, process};
 
 fn udp_listener(name: &str, address: impl std::fmt::Display, pool: &str) -> String {
+    udp_listener_with(name, address, pool, "")
+}
+
+/// The same with lines of its own.
+fn udp_listener_with(
+    name: &str,
+    address: impl std::fmt::Display,
+    pool: &str,
+    lines: &str,
+) -> String {
     format!(
-        "[[listener]]\nname = \"{name}\"\nbind = \"{address}\"\nprotocol = \"udp\"\npool = \"{pool}\"\n\n"
+        "[[listener]]\nname = \"{name}\"\nbind = \"{address}\"\nprotocol = \"udp\"\npool = \"{pool}\"\n{lines}\n\n"
     )
 }
 
@@ -36,6 +62,12 @@ fn start(workers: usize, tables: &str, backends: &[(&str, SocketAddr)]) -> (Ring
 
 fn flows(ringway: &Ringway) -> f64 {
     ringway.metric("ringway_udp_flows_active")
+}
+
+fn drops(ringway: &Ringway, reason: &str) -> f64 {
+    ringway
+        .metrics()
+        .sum("ringway_udp_drops_total", &[("reason", reason)])
 }
 
 fn end_of(ringway: &Ringway, end: &str) -> f64 {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use crate::system::{Poller, READ};
+use crate::stand::system::{Poller, READ};
 
 const LISTENER: usize = usize::MAX;
 const ACCEPTS_PER_TURN_MAX: usize = 64;

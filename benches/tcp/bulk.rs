@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::place::{BULK_BACKEND, LOAD_CORE, wait_for_listener};
-use crate::subjects::end;
-use crate::system;
+use crate::stand::place::{BULK_BACKEND, LOAD_CORE, wait_for_listener};
+use crate::stand::process::end;
+use crate::stand::system;
 
 /// iperf3's serving half; ended when dropped.
 #[derive(Debug)]

@@ -1,6 +1,7 @@
 //! The scenarios by name, who takes part in each, and what ringway has to reach there.
 
 use crate::connections::Ending;
+use crate::stand::report::{Goal, Sheet, at_least, at_most};
 
 #[derive(Debug, Clone, Copy)]
 pub enum Kind {
@@ -25,23 +26,6 @@ pub enum Kind {
     Sessions { rate: f64 },
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Bound {
-    AtMost,
-    AtLeast,
-}
-
-/// The median of the paired ratios of `column`, of `subject` to each of `against`, has to keep to the bound; with no one
-/// to compare to, the figure itself.
-#[derive(Debug, Clone, Copy)]
-pub struct Goal {
-    pub subject: &'static str,
-    pub column: &'static str,
-    pub against: &'static [&'static str],
-    pub bound: Bound,
-    pub factor: f64,
-}
-
 #[derive(Debug, Clone, Copy)]
 pub struct Scenario {
     pub name: &'static str,
@@ -52,26 +36,20 @@ pub struct Scenario {
     pub goals: &'static [Goal],
 }
 
+impl Scenario {
+    pub fn sheet(&self) -> Sheet {
+        Sheet {
+            name: self.name,
+            what: self.what,
+            columns: self.columns,
+            goals: self.goals,
+        }
+    }
+}
+
 const RINGWAY: &str = "ringway";
 const ALL: &[&str] = &["direct", "haproxy", "haproxy-splice", "nginx", RINGWAY];
 const PEERS: &[&str] = &["haproxy", "haproxy-splice", "nginx"];
-
-const fn at_most(column: &'static str, factor: f64, against: &'static [&'static str]) -> Goal {
-    Goal {
-        subject: RINGWAY,
-        column,
-        against,
-        bound: Bound::AtMost,
-        factor,
-    }
-}
-
-const fn at_least(column: &'static str, factor: f64, against: &'static [&'static str]) -> Goal {
-    Goal {
-        bound: Bound::AtLeast,
-        ..at_most(column, factor, against)
-    }
-}
 
 const P99: Goal = at_most("p99_us", 1.0, PEERS);
 const REQUESTS: &[Goal] = &[
@@ -334,19 +312,3 @@ pub const SCENARIOS: &[Scenario] = &[
         ],
     },
 ];
-
-/// A scenario of exactly this name, or else all whose names begin so.
-pub fn find(word: &str) -> Vec<&'static Scenario> {
-    let exact: Vec<_> = SCENARIOS
-        .iter()
-        .filter(|scenario| scenario.name == word)
-        .collect();
-    if exact.is_empty() {
-        SCENARIOS
-            .iter()
-            .filter(|scenario| scenario.name.starts_with(word))
-            .collect()
-    } else {
-        exact
-    }
-}

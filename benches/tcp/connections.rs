@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use crate::histogram::Histogram;
-use crate::requests::{Tally, check_progress};
-use crate::system::{Poller, READ, WRITE};
+use crate::requests::check_progress;
+use crate::stand::histogram::Histogram;
+use crate::stand::stage::Tally;
+use crate::stand::system::{Poller, READ, WRITE};
 
 const ERRORS_MAX: u64 = 1000;
 

@@ -7,19 +7,11 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use crate::histogram::Histogram;
-use crate::system::{Poller, READ};
+use crate::stand::histogram::Histogram;
+use crate::stand::stage::Tally;
+use crate::stand::system::{Poller, READ};
 
 const STUCK: Duration = Duration::from_secs(5);
-
-/// What one stretch of load came to.
-#[derive(Debug)]
-pub struct Tally {
-    pub done: u64,
-    pub elapsed: Duration,
-    pub latency: Histogram,
-    pub errors: u64,
-}
 
 #[derive(Debug)]
 struct Line {

@@ -1,31 +1,25 @@
 //! One run: one scenario with one subject, from the fresh network namespace to the figures. A run that fails says why and
 //! spoils no other.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
-use std::thread;
 use std::time::Duration;
 
 use crate::bulk::{self, BulkBackend};
-use crate::catalogue::Kind;
+use crate::catalogue::{Kind, Scenario};
 use crate::connections::{Connections, Ending};
-use crate::meter::{Mark, Memory, Reading};
-use crate::place::{self, LOAD_CORE, SMALL_BACKEND, wait_for_listener};
-use crate::requests::{Requests, Tally};
-use crate::subjects::{Running, Subject, end};
-use crate::system;
-use crate::watch::{Calls, Watch};
-
-/// Figures by the name of their column.
-pub type Figures = BTreeMap<&'static str, f64>;
-
-#[derive(Debug, Clone)]
-pub struct Settings {
-    pub length: Duration,
-    pub warm: Duration,
-}
+use crate::requests::Requests;
+use crate::stand::course::Course;
+use crate::stand::meter::{Memory, Reading};
+use crate::stand::options::Options;
+use crate::stand::place::{self, LOAD_CORE, SMALL_BACKEND, wait_for_listener};
+use crate::stand::process::end;
+use crate::stand::report::{Figures, Sheet};
+use crate::stand::stage::{Settings, Stage, insert_counts, per_unit};
+use crate::stand::system;
+use crate::stand::watch::Watch;
+use crate::subjects::{Running, Subject};
 
 /// The small backend's process; ended when dropped.
 #[derive(Debug)]
@@ -56,54 +50,33 @@ impl Drop for SmallBackend {
     }
 }
 
-/// Everything that stands while load runs.
-struct Stage<'a> {
-    settings: &'a Settings,
-    watch: &'a Watch,
+impl Course for &Scenario {
+    type Subject = Subject;
+
+    fn sheet(&self) -> Sheet {
+        Scenario::sheet(self)
+    }
+
+    fn counts_time(&self) -> bool {
+        !matches!(self.kind, Kind::Idle { .. })
+    }
+
+    fn has_stretch(&self) -> bool {
+        !matches!(self.kind, Kind::Idle { .. } | Kind::Sessions { .. })
+    }
+
+    fn run(&self, subject: &Subject, options: &Options, watch: &Watch) -> io::Result<Figures> {
+        run(self.kind, subject, &options.settings(), watch)
+    }
+}
+
+/// A scenario's stage, with the addresses of its listeners.
+struct Scene<'a> {
+    stage: Stage<'a>,
     running: &'a Running,
-    others: Vec<u32>,
 }
 
-/// What one stretch of work came to.
-struct Stretch<T> {
-    result: T,
-    reading: Reading,
-    calls: Option<Calls>,
-}
-
-impl Stage<'_> {
-    fn stretch<T>(&self, work: impl FnOnce() -> io::Result<T>) -> io::Result<Stretch<T>> {
-        let watching = self.watch.start(&self.running.pids)?;
-        let before = Mark::take(&self.running.pids, &self.others)?;
-        let result = work();
-        let after = Mark::take(&self.running.pids, &self.others)?;
-        let calls = match watching {
-            Some(watching) => watching.finish()?,
-            None => None,
-        };
-        Ok(Stretch {
-            result: result?,
-            reading: before.until(&after),
-            calls,
-        })
-    }
-
-    /// The balancer's CPU while nothing happens, in ms a second.
-    fn idle_cpu(&self) -> io::Result<f64> {
-        thread::sleep(Duration::from_millis(300));
-        let before = Mark::take(&self.running.pids, &self.others)?;
-        thread::sleep(Duration::from_secs(1));
-        let reading = before.until(&Mark::take(&self.running.pids, &self.others)?);
-        Ok(reading.own / reading.seconds * 1e3)
-    }
-}
-
-pub fn run(
-    kind: Kind,
-    subject: &Subject,
-    settings: &Settings,
-    watch: &Watch,
-) -> io::Result<Figures> {
+fn run(kind: Kind, subject: &Subject, settings: &Settings, watch: &Watch) -> io::Result<Figures> {
     place::enter_fresh()?;
     let small = match kind {
         Kind::Bulk { .. } => None,
@@ -121,11 +94,14 @@ pub fn run(
     let mut others = Vec::new();
     others.extend(small.iter().map(|backend| backend.child.id()));
     others.extend(bulk.iter().map(BulkBackend::pid));
-    let stage = Stage {
-        settings,
-        watch,
+    let stage = Scene {
+        stage: Stage {
+            settings,
+            watch,
+            pids: running.pids(),
+            others,
+        },
         running: &running,
-        others,
     };
     match kind {
         Kind::Requests { connections, size } => stage.requests(connections, size),
@@ -139,30 +115,34 @@ pub fn run(
     }
 }
 
-impl Stage<'_> {
+impl Scene<'_> {
     fn small(&self) -> SocketAddr {
         self.running.small
     }
 
     fn requests(&self, connections: usize, size: usize) -> io::Result<Figures> {
         let mut load = Requests::open(self.small(), connections, size)?;
-        load.run(self.settings.warm)?;
-        let stretch = self.stretch(|| load.run(self.settings.length))?;
+        load.run(self.stage.settings.warm)?;
+        let stretch = self
+            .stage
+            .stretch(|| load.run(self.stage.settings.length))?;
         Ok(per_unit(&stretch))
     }
 
     fn connections(&self, lanes: usize, ending: Ending) -> io::Result<Figures> {
         let mut load = Connections::open(self.small(), lanes, 64, ending)?;
-        load.run(self.settings.warm)?;
-        let stretch = self.stretch(|| load.run(self.settings.length))?;
+        load.run(self.stage.settings.warm)?;
+        let stretch = self
+            .stage
+            .stretch(|| load.run(self.stage.settings.length))?;
         let mut figures = per_unit(&stretch);
         figures.insert("errors", stretch.result.errors as f64);
         Ok(figures)
     }
 
     fn bulk(&self, flags: &[&str]) -> io::Result<Figures> {
-        let stretch = self.stretch(|| {
-            let client = bulk::start_client(self.running.bulk, flags, self.settings.length)?;
+        let stretch = self.stage.stretch(|| {
+            let client = bulk::start_client(self.running.bulk, flags, self.stage.settings.length)?;
             bulk::finish_client(client)
         })?;
         let transfer = stretch.result;
@@ -184,16 +164,16 @@ impl Stage<'_> {
 
     /// Small requests beside bulk streams that send as fast as they can.
     fn mix(&self, connections: usize, flags: &[&str]) -> io::Result<Figures> {
-        let settings = self.settings;
+        let settings = self.stage.settings;
         let mut load = Requests::open(self.small(), connections, 64)?;
         let length = settings.warm + settings.length + Duration::from_secs(2);
         let mut client = bulk::start_client(self.running.bulk, flags, length)?;
         let result = load.run(settings.warm.max(Duration::from_millis(700)));
-        let stretch = result.and_then(|_| self.stretch(|| load.run(settings.length)));
+        let stretch = result.and_then(|_| self.stage.stretch(|| load.run(settings.length)));
         end(&mut client, system::SIGINT);
         let stretch = stretch?;
         let reading = stretch.reading;
-        let hops = if self.running.pids.is_empty() {
+        let hops = if self.running.pids().is_empty() {
             1.0
         } else {
             2.0
@@ -206,35 +186,39 @@ impl Stage<'_> {
 
     fn spin(&self) -> io::Result<Figures> {
         let mut load = Requests::open(self.small(), 1, 64)?;
-        load.run(self.settings.warm)?;
-        let stretch = self.stretch(|| load.run(self.settings.length))?;
+        load.run(self.stage.settings.warm)?;
+        let stretch = self
+            .stage
+            .stretch(|| load.run(self.stage.settings.length))?;
         load.settle()?;
         let mut figures = per_unit(&stretch);
-        figures.insert("idle_cpu_ms", self.idle_cpu()?);
+        figures.insert("idle_cpu_ms", self.stage.idle_cpu()?);
         Ok(figures)
     }
 
     fn idle(&self, sessions: usize) -> io::Result<Figures> {
         // What any first sessions allocate for good is not the price of one more.
         let mut load = Requests::open(self.small(), 64, 64)?;
-        let first = Memory::take(&self.running.pids)?;
+        let first = Memory::take(self.running.pids())?;
         load.grow(self.small(), 64 + sessions)?;
-        let last = Memory::take(&self.running.pids)?;
+        let last = Memory::take(self.running.pids())?;
         let process = (last.process - first.process) / sessions as f64;
         let kernel = (last.kernel - first.kernel) / sessions as f64;
         Ok(Figures::from([
             ("process_kib", process),
             ("kernel_kib", kernel),
             ("total_kib", process + kernel),
-            ("idle_cpu_ms", self.idle_cpu()?),
+            ("idle_cpu_ms", self.stage.idle_cpu()?),
         ]))
     }
 
     fn paced(&self, connections: usize, rate: f64) -> io::Result<Figures> {
         let mut load = Requests::open(self.small(), connections, 64)?;
-        load.run_paced(self.settings.warm, rate)?;
+        load.run_paced(self.stage.settings.warm, rate)?;
         load.settle()?;
-        let stretch = self.stretch(|| load.run_paced(self.settings.length, rate))?;
+        let stretch = self
+            .stage
+            .stretch(|| load.run_paced(self.stage.settings.length, rate))?;
         Ok(per_unit(&stretch))
     }
 
@@ -250,9 +234,11 @@ impl Stage<'_> {
         let mut load = Requests::open(self.small(), 1, 64)?;
         for (count, own, machine) in LEVELS {
             load.grow(self.small(), count)?;
-            load.run_paced(self.settings.warm, rate)?;
+            load.run_paced(self.stage.settings.warm, rate)?;
             load.settle()?;
-            let stretch = self.stretch(|| load.run_paced(self.settings.length, rate))?;
+            let stretch = self
+                .stage
+                .stretch(|| load.run_paced(self.stage.settings.length, rate))?;
             load.settle()?;
             let units = stretch.result.done.max(1) as f64;
             figures.insert(own, stretch.reading.own / units * 1e6);
@@ -265,35 +251,5 @@ impl Stage<'_> {
             figures.insert(growth, figures[last] / figures[first]);
         }
         Ok(figures)
-    }
-}
-
-/// The figures of a stretch whose units are requests or connections.
-fn per_unit(stretch: &Stretch<Tally>) -> Figures {
-    let tally = &stretch.result;
-    let units = tally.done.max(1) as f64;
-    let reading = &stretch.reading;
-    let mut figures = Figures::from([
-        ("rate", tally.done as f64 / tally.elapsed.as_secs_f64()),
-        ("own_us", reading.own / units * 1e6),
-        ("machine_us", reading.machine / units * 1e6),
-        ("procs_us", reading.processes / units * 1e6),
-        ("p50_us", tally.latency.quantile_us(0.50)),
-        ("p99_us", tally.latency.quantile_us(0.99)),
-    ]);
-    insert_counts(&mut figures, reading, stretch.calls, units);
-    figures
-}
-
-fn insert_counts(figures: &mut Figures, reading: &Reading, calls: Option<Calls>, units: f64) {
-    figures.insert("packets", reading.packets / units);
-    figures.insert("segments", reading.out_segments / units);
-    figures.insert("acks", reading.pure_acks / units);
-    figures.insert("switches", reading.switches / units);
-    figures.insert("foreign", reading.foreign / reading.seconds);
-    if let Some(calls) = calls {
-        figures.insert("calls", calls.system_calls / units);
-        figures.insert("ring_ops", calls.ring_operations / units);
-        figures.insert("punted", calls.punted / units);
     }
 }

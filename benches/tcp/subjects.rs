@@ -6,16 +6,15 @@ use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::Duration;
 
-use crate::meter;
-use crate::place::{
+use crate::stand::course::{self, Subject as _};
+use crate::stand::place::{
     BALANCER_CORE, BULK_BACKEND, BULK_LISTENER, LOAD_CORE, SMALL_BACKEND, SMALL_LISTENER,
     wait_for_listener,
 };
-use crate::system;
+use crate::stand::process::Balancer;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Subject {
@@ -32,20 +31,18 @@ pub enum Subject {
     },
 }
 
-/// A balancer at work, or nothing where clients go to the backend directly. Ends its processes when dropped.
+/// A balancer at work, or nothing where clients go to the backend directly.
 #[derive(Debug)]
 pub struct Running {
     pub small: SocketAddr,
     pub bulk: SocketAddr,
-    pub pids: Vec<u32>,
-    child: Option<Child>,
-    folder: Option<PathBuf>,
+    balancer: Option<Balancer>,
 }
 
 const BACKENDS: [&str; 3] = ["127.0.0.1", "127.0.0.2", "127.0.0.3"];
 
-impl Subject {
-    pub fn name(&self) -> &'static str {
+impl course::Subject for Subject {
+    fn name(&self) -> &'static str {
         match self {
             Self::Direct => "direct",
             Self::Haproxy { splice: false } => "haproxy",
@@ -54,43 +51,33 @@ impl Subject {
             Self::Ringway { name, .. } => name,
         }
     }
+}
 
+impl Subject {
     pub fn start(&self) -> io::Result<Running> {
         let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         if *self == Self::Direct {
             return Ok(Running {
                 small: local(SMALL_BACKEND),
                 bulk: local(BULK_BACKEND),
-                pids: Vec::new(),
-                child: None,
-                folder: None,
+                balancer: None,
             });
         }
-        let folder = std::env::temp_dir().join(format!("ringway-bench-{}", std::process::id()));
-        fs::create_dir_all(&folder)?;
-        let mut command = self.command(&folder)?;
         let cores: &[usize] = match self {
             Self::Ringway { workers: 2.., .. } => &[LOAD_CORE, BALANCER_CORE],
             _ => &[BALANCER_CORE],
         };
-        system::tie(&mut command, cores);
-        let errors = fs::File::create(folder.join("errors"))?;
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(errors);
-        let child = command
-            .spawn()
-            .map_err(|error| io::Error::other(format!("{}: {error}", self.name())))?;
-        let mut running = Running {
+        let is_ready = || {
+            let mut ports = [SMALL_LISTENER, BULK_LISTENER].into_iter();
+            ports.try_for_each(|port| wait_for_listener(port, Duration::from_secs(5)))
+        };
+        let command = |folder: &Path| self.command(folder);
+        let balancer = Balancer::start(self.name(), cores, command, is_ready)?;
+        Ok(Running {
             small: local(SMALL_LISTENER),
             bulk: local(BULK_LISTENER),
-            pids: vec![child.id()],
-            child: Some(child),
-            folder: Some(folder),
-        };
-        running.wait_until_ready(self.name())?;
-        Ok(running)
+            balancer: Some(balancer),
+        })
     }
 
     fn command(&self, folder: &Path) -> io::Result<Command> {
@@ -126,55 +113,9 @@ impl Subject {
 }
 
 impl Running {
-    fn wait_until_ready(&mut self, name: &str) -> io::Result<()> {
-        let patience = Duration::from_secs(5);
-        let ready = [SMALL_LISTENER, BULK_LISTENER]
-            .iter()
-            .try_for_each(|port| wait_for_listener(*port, patience));
-        if let Err(error) = ready {
-            let said = self
-                .folder
-                .as_ref()
-                .and_then(|folder| fs::read_to_string(folder.join("errors")).ok())
-                .unwrap_or_default();
-            let said = said.lines().next().unwrap_or_default();
-            return Err(io::Error::other(format!(
-                "{name}: {error}; it said: {said}"
-            )));
-        }
-        // Workers that a master starts after it opened the listeners, and threads that start up.
-        thread::sleep(Duration::from_millis(200));
-        self.pids = meter::family(self.pids[0]);
-        Ok(())
+    pub fn pids(&self) -> &[u32] {
+        self.balancer.as_ref().map_or(&[], |it| &it.pids)
     }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        if let Some(child) = &mut self.child {
-            end(child, system::SIGTERM);
-        }
-        if let Some(folder) = &self.folder {
-            // Left behind at worst.
-            let _ = fs::remove_dir_all(folder);
-        }
-    }
-}
-
-/// Asks twice (a balancer may drain at the first), then forces.
-pub fn end(child: &mut Child, signal: i32) {
-    for signal in [signal, signal, system::SIGKILL] {
-        system::send_signal(child.id(), signal);
-        let start = Instant::now();
-        while start.elapsed() < Duration::from_millis(1500) {
-            if !matches!(child.try_wait(), Ok(None)) {
-                return;
-            }
-            thread::sleep(Duration::from_millis(5));
-        }
-    }
-    // Killed: nothing is left to go wrong.
-    let _ = child.wait();
 }
 
 /// Large buffers and pipes as bulk wants them; no logs; no health checks, as for all. Splicing is asked for outright:

@@ -15,7 +15,7 @@ use super::listener::ListenerDraft;
 use super::place::Bind;
 use super::plan::{
     AcceptProxy, AdminPlan, BackendAddress, BackendPlan, GlobalPlan, ListenerPlan, Plan, PoolPlan,
-    Protocol, RoutePlan,
+    Protocol, ProxyVersion, RoutePlan,
 };
 use super::pool::PoolDraft;
 
@@ -41,7 +41,7 @@ pub(super) fn cross(desk: &mut Desk<'_>, drafts: Drafts) -> Plan {
     let few_enough = check_counts(desk, &listeners, &pools);
     check_binds(desk, &admin, &listeners);
     let reached = resolve_pools(desk, &listeners, &pools);
-    refuse_unix_backends_of_udp(desk, &listeners, &reached, &pools);
+    refuse_what_datagrams_cannot(desk, &listeners, &reached, &pools);
     check_listener_ports(desk, &listeners, &reached, &pools);
     check_unix_checks(desk, &pools);
     check_by_datagrams(&listeners, &reached, &mut pools);
@@ -56,7 +56,8 @@ pub(super) fn cross(desk: &mut Desk<'_>, drafts: Drafts) -> Plan {
     }
 }
 
-fn refuse_unix_backends_of_udp(
+/// Streams can do things that datagrams cannot.
+fn refuse_what_datagrams_cannot(
     desk: &mut Desk<'_>,
     listeners: &[ListenerDraft],
     reached: &[Reached],
@@ -81,9 +82,20 @@ fn refuse_unix_backends_of_udp(
             desk.fault(named.at, "listener.pool", sentence);
         }
         let looks = listener.plan.accept_proxy != AcceptProxy::Off || !listener.routes.is_empty();
-        if listener.plan.protocol == Protocol::Udp && (looks || pool.plan.send_proxy.is_some()) {
-            let sentence = "PROXY headers and routes are not supported with protocol = \"udp\" by this version yet";
+        if listener.plan.protocol == Protocol::Udp && looks {
+            let sentence = "found accept_proxy or a route with protocol = \"udp\"; allowed: with protocol = \"tcp\" only, whose \
+                            first bytes can be waited for";
             desk.fault(named.at, "listener.protocol", sentence);
+        }
+        if listener.plan.protocol == Protocol::Udp
+            && pool.plan.send_proxy == Some(ProxyVersion::One)
+        {
+            let line = desk.line(named.at);
+            let sentence = format!(
+                "found \"v1\", but line {line} sends datagrams to this pool, for which version 1 has no words; allowed: \
+                 off | v2"
+            );
+            desk.fault(pool.send_proxy_at, "pool.send_proxy", sentence);
         }
     }
 }

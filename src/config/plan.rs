@@ -213,6 +213,8 @@ pub struct FlowPlan {
     pub requests: u32,
     /// `None`: what ports and descriptors carry.
     pub max_flows: Option<u32>,
+    /// The header of `send_proxy` goes ahead of each datagram.
+    pub send_proxy_every: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

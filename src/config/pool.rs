@@ -44,6 +44,8 @@ pub(super) struct PoolDraft {
     /// Where `health.port` stands, if it is given.
     pub check_port_at: Option<usize>,
     pub check_kind_given: bool,
+    /// Where `send_proxy` stands, or else the pool.
+    pub send_proxy_at: usize,
     pub backends: Vec<BackendDraft>,
     /// Complete but for `name` and `backends`.
     pub plan: PoolPlan,
@@ -61,6 +63,7 @@ pub(super) struct BackendDraft {
 pub(super) fn read_pool(desk: &mut Desk<'_>, mut table: Section) -> PoolDraft {
     let found_name = table.require(desk, "name", "a name of its own", name);
     let health = read_health(desk, &mut table);
+    let send_proxy_at = table.place_of("send_proxy");
     let send_proxy = read_send_proxy(desk, &mut table);
     let plan = PoolPlan {
         name: String::new(),
@@ -95,7 +98,7 @@ pub(super) fn read_pool(desk: &mut Desk<'_>, mut table: Section) -> PoolDraft {
         on_down: read_loss(desk, &mut table, "on_down", lost_primary(&health.plan)),
         on_role_change: read_loss(desk, &mut table, "on_role_change", OnLoss::AT_ONCE),
         on_drain: read_loss(desk, &mut table, "on_drain", OnLoss::Keep),
-        udp: read_udp(desk, &mut table, &health.plan),
+        udp: read_udp(desk, &mut table, &health.plan, send_proxy),
         send_proxy,
         cancel: read_cancel(desk, &mut table),
         health: health.plan,
@@ -113,6 +116,7 @@ pub(super) fn read_pool(desk: &mut Desk<'_>, mut table: Section) -> PoolDraft {
         check_kind_given: health.kind_given,
         check_kind_at: health.kind_at,
         check_port_at: health.port_at,
+        send_proxy_at,
         backends,
         plan,
     }

@@ -83,6 +83,7 @@ fn pool(algorithm: Algorithm, backends: Vec<Backend>, rules: TierRules) -> Pool 
             user_timeout_ms: 0,
         },
         send_proxy: None,
+        send_proxy_every: false,
         cancel: false,
     }
 }

@@ -69,6 +69,8 @@ pub struct WorkerCounters {
     pub pipe_cuts: Tally,
     /// Answers that carried a stale generation: a bug of ours, each one.
     pub stale_answers: Tally,
+    /// Flows that had to go for want of room in the table, of a descriptor or of a port.
+    pub flows_crowded_out: Tally,
     pub transfers_given: Tally,
     pub transfers_taken: Tally,
 }

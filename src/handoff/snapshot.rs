@@ -118,6 +118,8 @@ pub struct Pool {
     pub breaker: Option<BreakerRules>,
     /// A header that is sent ahead of everything else.
     pub send_proxy: Option<ProxyVersion>,
+    /// Ahead of each datagram instead of a flow's first.
+    pub send_proxy_every: bool,
     /// PostgreSQL's cancel requests go to every backend with sessions.
     pub cancel: bool,
 }

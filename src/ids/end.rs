@@ -112,6 +112,8 @@ words!(
         Limited = "limited",
         /// The flow table, or a limit of flows, is full of worthier ones.
         TableFull = "table-full",
+        /// It came to a listener's socket that was full of others: the newest go.
+        Overrun = "overrun",
         /// The socket towards its receiver has no room.
         Full = "socket-full",
         /// ICMP said so, or there is no route.

@@ -37,7 +37,7 @@ pub struct Tick {
 type Pick = fn(&WorkerCounters) -> &Tally;
 
 /// What is worth a line: each is legal, and a sign that something is too small.
-const PAUSES: [(&str, Pick); 5] = [
+const PAUSES: [(&str, Pick); 6] = [
     (
         "accepting paused for want of sessions, descriptors or memory",
         |counters| &counters.accept_pauses,
@@ -48,6 +48,10 @@ const PAUSES: [(&str, Pick); 5] = [
     ("a stream found no pipe and was copied", |counters| {
         &counters.pipe_misses
     }),
+    (
+        "a flow had to go for want of room (max_flows, max_sessions), a descriptor or a port",
+        |counters| &counters.flows_crowded_out,
+    ),
     ("the completion queue overflowed", |counters| {
         &counters.cq_overflow
     }),

@@ -296,6 +296,7 @@ impl World {
                 config::ProxyVersion::One => ProxyVersion::One,
                 config::ProxyVersion::Two => ProxyVersion::Two,
             }),
+            send_proxy_every: plan.udp.send_proxy_every,
             cancel: plan.cancel,
         }
     }

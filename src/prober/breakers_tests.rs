@@ -72,6 +72,7 @@ fn pool_of(
             user_timeout_ms: 0,
         },
         send_proxy: None,
+        send_proxy_every: false,
         cancel: false,
     })
 }

@@ -56,6 +56,8 @@ pub struct Line {
     socket: Option<OwnedFd>,
     deadline: Instant,
     datagrams: bool,
+    /// Bytes that go ahead of each datagram.
+    heading: &'static [u8],
     farewell: Farewell,
     /// Always its full length; `buffer[read..filled]` is unread.
     buffer: Vec<u8>,
@@ -71,10 +73,12 @@ impl Line {
         Line::new(socket, deadline, false)
     }
 
-    /// Takes over a connected datagram socket.
+    /// Takes over a connected datagram socket. `heading` goes ahead of all that is sent, in the same datagram.
     #[must_use]
-    pub fn datagrams(socket: OwnedFd, deadline: Instant) -> Line {
-        Line::new(socket, deadline, true)
+    pub fn datagrams(socket: OwnedFd, heading: &'static [u8], deadline: Instant) -> Line {
+        let mut line = Line::new(socket, deadline, true);
+        line.heading = heading;
+        line
     }
 
     fn new(socket: OwnedFd, deadline: Instant, datagrams: bool) -> Line {
@@ -82,6 +86,7 @@ impl Line {
             socket: Some(socket),
             deadline,
             datagrams,
+            heading: &[],
             farewell: Farewell::Reset,
             buffer: Vec::new(),
             read: 0,
@@ -120,7 +125,7 @@ impl Line {
     /// # Errors
     /// See [`Break`]. What the server had sent before may still be there to be received.
     pub async fn send(&mut self, bytes: &[u8]) -> Result<(), Break> {
-        let mut buffer = bytes.to_vec();
+        let mut buffer = [self.heading, bytes].concat();
         let mut sent = 0;
         while sent < bytes.len() || self.datagrams && sent == 0 {
             let socket = self.socket.take().ok_or(Break::Closed)?;

@@ -134,7 +134,8 @@ impl Visit {
         };
         let socket = datagram::outbound(address, self.place.source)
             .map_err(|error| not_connected(errno_of(&error), &self.place.address))?;
-        Ok(Line::datagrams(socket, self.deadline))
+        let heading = self.place.announce.header().unwrap_or_default();
+        Ok(Line::datagrams(socket, heading, self.deadline))
     }
 
     /// Whether a PROXY header was sent ahead on every line.

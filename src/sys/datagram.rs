@@ -3,7 +3,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
@@ -64,6 +64,9 @@ fn unbound(address: SocketAddr, freebind: bool) -> io::Result<Socket> {
     Ok(socket)
 }
 
+/// Datagrams that may lie unread in a socket for which [`reconnect`] is asked.
+const UNREAD_MAX: usize = 64;
+
 /// UDP_GRO: datagrams of one size that arrived together are received together. A kernel without it hands them over
 /// singly.
 pub fn accept_aggregates(socket: BorrowedFd<'_>) {
@@ -84,4 +87,64 @@ pub fn outbound(address: SocketAddr, source: Option<IpAddr>) -> io::Result<Owned
     }
     socket.connect(&SockAddr::from(address))?;
     Ok(socket.into())
+}
+
+/// Datagrams that the kernel has thrown away so far because nobody had read those before them. It wraps around.
+///
+/// # Errors
+/// None that the kernel documents for this call.
+pub fn overruns(socket: BorrowedFd<'_>) -> io::Result<u32> {
+    // SK_MEMINFO_DROPS is the last of SK_MEMINFO_VARS numbers (linux/sock_diag.h).
+    let mut numbers = [0_u32; 9];
+    let mut length = size_of_val(&numbers) as libc::socklen_t;
+    // SAFETY: the numbers are writable, and their size is passed.
+    let answer = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_MEMINFO,
+            numbers.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    match answer {
+        0 => Ok(numbers[8]),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Takes peer and port from a socket that [`outbound`] made without a source: from now on nothing arrives there.
+///
+/// # Errors
+/// None that the kernel documents for this call.
+pub fn disconnect(socket: BorrowedFd<'_>) -> io::Result<()> {
+    let nobody = libc::sockaddr {
+        sa_family: libc::AF_UNSPEC as libc::sa_family_t,
+        sa_data: [0; 14],
+    };
+    let length = size_of_val(&nobody) as libc::socklen_t;
+    // SAFETY: the address is a local that outlives the call, and the length given is its own.
+    let answer = unsafe { libc::connect(socket.as_raw_fd(), &raw const nobody, length) };
+    match answer {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Gives a disconnected socket a new peer, and a port that the kernel draws anew. What an earlier peer left unread is
+/// thrown away before.
+///
+/// # Errors
+/// The kernel's: no free port, no route; `InvalidData` if there is more left than is worth throwing away.
+pub fn reconnect(socket: BorrowedFd<'_>, address: SocketAddr) -> io::Result<()> {
+    let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC;
+    for _ in 0..UNREAD_MAX {
+        // SAFETY: no byte may be written to the buffer, which has none.
+        let answer = unsafe { libc::recv(socket.as_raw_fd(), std::ptr::null_mut(), 0, flags) };
+        // Another error than an empty queue is one that the earlier peer's host sent, and is gone by being told.
+        if answer < 0 && io::Error::last_os_error().kind() == io::ErrorKind::WouldBlock {
+            return socket2::SockRef::from(&socket).connect(&SockAddr::from(address));
+        }
+    }
+    Err(io::ErrorKind::InvalidData.into())
 }

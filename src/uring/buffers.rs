@@ -53,6 +53,18 @@ impl Parcel {
         self.full
     }
 
+    /// A second ticket for its first `bytes`: it may be read while this one is held, and is never given back.
+    #[must_use]
+    pub(super) fn lent(&self, bytes: u32) -> Parcel {
+        debug_assert!(bytes <= self.length);
+        Parcel {
+            buffer: self.buffer,
+            start: self.start,
+            length: bytes,
+            full: self.full,
+        }
+    }
+
     /// The same without its first `bytes`.
     #[must_use]
     pub fn without(self, bytes: u32) -> Parcel {
@@ -155,6 +167,11 @@ impl Buffers {
     /// Buffers that nobody holds.
     pub(super) fn free(&self) -> u16 {
         self.idle.len() as u16 + self.with_kernel
+    }
+
+    /// Whether the kernel has any to fill.
+    pub(super) fn are_with_kernel(&self) -> bool {
+        self.with_kernel > 0
     }
 
     /// A completion says that the kernel filled `buffer` with `length` bytes.

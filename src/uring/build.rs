@@ -99,6 +99,7 @@ impl Ring {
             enter_flags: ENTER_GETEVENTS | (ENTER_NO_IOWAIT * u32::from(features.no_iowait)),
             in_flight: 0,
             completions: Vec::with_capacity(size.completions.min(16_384) as usize),
+            unread_answers: false,
             overflow_seen: 0,
             lost: false,
             overflowed: false,

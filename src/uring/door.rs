@@ -89,6 +89,8 @@ pub enum Outcome {
         side: Side,
         datagrams: u32,
         why: Undelivered,
+        /// A heading that was to go ahead once is lost with them, and the flow still has the socket that it was for.
+        headed: bool,
     },
     /// A receive found no buffer; what comes waits in its socket until the next turn.
     NoDatagramBuffer,

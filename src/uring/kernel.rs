@@ -23,8 +23,8 @@ use super::tag::{Op, Tag};
 impl Kernel for Ring {
     fn turn(&mut self, patience: Patience, outcomes: &mut Vec<Outcome>) {
         self.buffers.publish();
-        self.begin_datagrams();
-        self.enter(patience);
+        let hurry = self.begin_datagrams();
+        self.enter(if hurry { Patience::None } else { patience });
         self.collect();
         self.settle_flights(outcomes);
         self.settle_datagrams(outcomes);

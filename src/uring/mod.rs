@@ -28,7 +28,7 @@ mod tests;
 
 pub use buffers::Parcel;
 pub use build::RingSize;
-pub use datagrams::{Datagram, Datagrams, Envelope, Undelivered};
+pub use datagrams::{Datagram, Datagrams, Envelope, HEADING_BYTES_MAX, Heading, Undelivered};
 pub use door::{
     AcceptEnd, Answer, Incoming, Kernel, Outcome, PEEK_BYTES_MAX, Patience, Route, StartError,
 };

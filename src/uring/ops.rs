@@ -28,6 +28,9 @@ pub(super) const OPCODES: [u8; 10] = [
 /// All submission flags in use.
 pub(super) const FLAGS: Flags = Flags::SKIP_SUCCESS.union(Flags::BUFFER_SELECT);
 
+/// IORING_RECVSEND_POLL_FIRST.
+const RECVSEND_POLL_FIRST: u16 = 1;
+
 pub(super) fn doorbell(eventfd: RawFd, cell: *mut u64, tag: Tag) -> Entry {
     opcode::Read::new(types::Fd(eventfd), cell.cast(), 8)
         .build()
@@ -71,18 +74,32 @@ pub(super) fn send(socket: RawFd, bytes: *const u8, length: u32, tag: Tag) -> En
     send.flags(Flags::SKIP_SUCCESS).user_data(tag.pack())
 }
 
-/// Multishot. The kernel reads the layout at once and the buffers' place in it for ever.
-pub(super) fn receive_messages(socket: RawFd, layout: *const libc::msghdr, tag: Tag) -> Entry {
+/// Multishot. The kernel reads the layout at once and the buffers' place in it for ever. A socket that is known to be
+/// empty is not looked into before the first datagram comes.
+pub(super) fn receive_messages(
+    socket: RawFd,
+    layout: *const libc::msghdr,
+    is_empty: bool,
+    tag: Tag,
+) -> Entry {
     opcode::RecvMsgMulti::new(types::Fd(socket), layout, DATAGRAM_GROUP)
+        .ioprio(if is_empty { RECVSEND_POLL_FIRST } else { 0 })
         .build()
         .user_data(tag.pack())
 }
 
-/// One datagram to a connected socket's peer. Like every send of datagrams it ends within the submission, and only its
-/// failure is answered.
-pub(super) fn send_datagram(socket: RawFd, bytes: *const u8, length: u32, tag: Tag) -> Entry {
+/// One datagram, to the address given or a connected socket's peer. Like every send of datagrams it ends within the
+/// submission, and only its failure is answered.
+pub(super) fn send_datagram(
+    socket: RawFd,
+    (bytes, length): (*const u8, u32),
+    (name, name_bytes): (*const libc::sockaddr, libc::socklen_t),
+    tag: Tag,
+) -> Entry {
     let send = opcode::Send::new(types::Fd(socket), bytes, length)
         .flags(libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
+        .dest_addr(name)
+        .dest_addr_len(name_bytes)
         .build();
     send.flags(Flags::SKIP_SUCCESS).user_data(tag.pack())
 }

@@ -219,6 +219,8 @@ pub(super) fn socket_failure(error: &io::Error) -> ConnectFailure {
 pub(super) fn datagram_socket_failure(error: &io::Error) -> ConnectFailure {
     match error.raw_os_error() {
         Some(libc::EAGAIN | libc::EADDRINUSE) => ConnectFailure::Ports,
+        // A source address that is not ours: no port is missing.
+        Some(libc::EADDRNOTAVAIL) => ConnectFailure::Other,
         _ => socket_failure(error),
     }
 }

@@ -66,6 +66,8 @@ pub struct Ring {
     /// Operations that owe a last completion.
     pub(super) in_flight: usize,
     pub(super) completions: Vec<Completion>,
+    /// The kernel may have answered since the answers were copied out.
+    pub(super) unread_answers: bool,
     pub(super) overflow_seen: u32,
     /// The kernel had no memory for a backlog and has dropped answers since the last turn.
     pub(super) lost: bool,
@@ -132,6 +134,7 @@ impl Ring {
     }
 
     fn enter_with(&mut self, to_submit: u32, patience: Patience) {
+        self.unread_answers = true;
         let submitter = self.io.submitter();
         let min_complete = u32::from(patience != Patience::None);
         // An interrupted or timed-out wait, and a busy kernel, all mean: look again. What was submitted is told by the
@@ -189,6 +192,7 @@ impl Ring {
             self.enter_with(0, Patience::None);
             self.copy_out();
         }
+        self.unread_answers = false;
     }
 
     fn copy_out(&mut self) {

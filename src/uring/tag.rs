@@ -6,7 +6,7 @@
 //! operation | side   | generation   | buffer       | slot
 //! ```
 
-use crate::ids::{FlowKey, Interest, SessionKey, Side, Slot, SocketId, StreamKey};
+use crate::ids::{Interest, SessionKey, Side, Slot, SocketId, StreamKey};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -26,7 +26,7 @@ pub(super) enum Op {
     Close,
     /// On a listener's socket for datagrams; the slot is its id.
     DatagramReceive,
-    /// The slot is the flow's, the buffer's place has the life of its socket.
+    /// The slot is the seat's number, the buffer's place has the seat's life.
     FlowReceive,
     /// The slot is the number of the cell.
     DatagramSend,
@@ -95,27 +95,17 @@ impl Tag {
         }
     }
 
-    /// For the socket of a flow.
-    pub(super) fn flow(op: Op, flow: FlowKey) -> Tag {
-        let session = SessionKey {
-            slot: flow.slot,
-            generation: flow.generation,
-        };
-        Tag::stream(
-            op,
-            StreamKey {
-                session,
-                side: Side::Backend,
-            },
-        )
+    /// For the receive of a flow's socket: where it sits, and in which life of that seat.
+    pub(super) fn seat(seat: u32, life: u16) -> Tag {
+        Tag {
+            buffer: life,
+            ..Tag::house(Op::FlowReceive, seat)
+        }
     }
 
-    /// Of an operation that [`Tag::flow`] tagged.
-    pub(super) fn flow_key(self) -> FlowKey {
-        FlowKey {
-            slot: self.stream.session.slot,
-            generation: self.stream.session.generation,
-        }
+    /// Of a receive that [`Tag::seat`] tagged.
+    pub(super) fn seat_number(self) -> u32 {
+        self.stream.session.slot.0
     }
 
     /// Of an operation on a listener's socket.

@@ -180,6 +180,7 @@ impl<K: Kernel> Worker<K> {
         self.serve_who_waits_for_a_turn();
         self.fire_flow_timers();
         self.resume_paused_sockets();
+        self.trim_flow_sockets();
         self.go_on_with_yielded();
         self.feed_starved();
         if rung {
@@ -294,6 +295,7 @@ impl<K: Kernel> Worker<K> {
             counters.pipes_open.set(self.kernel.pipes_open() as u64);
             counters.memory_stashes.set(self.kernel.memory_stashes());
             counters.stale_answers.set(self.kernel.stale_answers());
+            self.count_overruns();
         }
     }
 

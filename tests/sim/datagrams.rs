@@ -1,12 +1,12 @@
-//! The simulated worlds have no listeners for datagrams: flows have a model test of their own beside their table, and
-//! system tests. So this kernel carries none, and nobody may ask it to.
+//! These simulated worlds have no listeners for datagrams: those have worlds of their own, in `flows`. So this kernel
+//! carries none, and nobody may ask it to.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::BorrowedFd;
 
 use ringway::ids::{ConnectFailure, FlowKey, SocketId};
-use ringway::uring::{Datagram, Datagrams, Envelope};
+use ringway::uring::{Datagram, Datagrams, Envelope, Heading};
 
 use super::kernel::FakeKernel;
 
@@ -42,7 +42,15 @@ impl Datagrams for FakeKernel {
         panic!("{NONE}");
     }
 
-    fn to_backend(&mut self, _: FlowKey, _: Datagram) {
+    fn let_go_at_once(&mut self) {
+        panic!("{NONE}");
+    }
+
+    fn trim_flow_sockets(&mut self) -> bool {
+        panic!("{NONE}");
+    }
+
+    fn to_backend(&mut self, _: FlowKey, _: Heading<'_>, _: Datagram) {
         panic!("{NONE}");
     }
 

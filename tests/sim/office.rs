@@ -584,6 +584,7 @@ impl PoolSeat {
             },
             breaker: None,
             send_proxy: None,
+            send_proxy_every: false,
             // What clients say is no cancel request, but it must be looked at to know that.
             cancel: self.looks_first,
         }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -99,6 +100,23 @@ pub fn roomy(socket: &UdpSocket) {
     let socket = SockRef::from(socket);
     let _ = socket.set_recv_buffer_size(8 << 20);
     let _ = socket.set_send_buffer_size(8 << 20);
+}
+
+/// Sends datagrams of one size in one call (UDP_SEGMENT), as senders of many do: over loopback they also arrive together.
+pub fn send_joined(socket: &UdpSocket, datagrams: &[Vec<u8>]) {
+    let size = datagrams[0].len() as libc::c_int;
+    // SAFETY: the option is an integer, which outlives the call.
+    let set = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_UDP,
+            libc::UDP_SEGMENT,
+            (&raw const size).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    assert_eq!(set, 0, "{}", io::Error::last_os_error());
+    socket.send(&datagrams.concat()).expect("one send");
 }
 
 /// Sends and waits for the answer.

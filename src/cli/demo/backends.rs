@@ -1,5 +1,5 @@
-//! The demo's backends: each a thread that answers every line with its own name and the line. To kill one is to end its
-//! thread, which closes its listening socket and all its connections at once, as the end of a process would.
+//! The demo's backends: each a thread that answers every line, and every datagram, with its own name and what it was asked.
+//! To kill one is to end its thread, which closes its sockets and all its connections at once, as the end of a process would.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -9,7 +9,11 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 
+use super::datagrams;
+
 const NAMES: [&str; 3] = ["anna", "berta", "carla"];
+/// How often a port is looked for that is free for streams and for datagrams.
+const TRIES: usize = 10;
 
 /// All backends, alive or dead.
 pub(super) struct Stage {
@@ -81,8 +85,7 @@ impl Drop for Stage {
 
 impl Life {
     fn begin(name: &'static str, address: SocketAddr) -> io::Result<(SocketAddr, Life)> {
-        let listener = std::net::TcpListener::bind(address)?;
-        listener.set_nonblocking(true)?;
+        let (listener, datagrams) = bind_both(address)?;
         let address = listener.local_addr()?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -95,6 +98,7 @@ impl Life {
                     tokio::select! {
                         _ = ended => {}
                         () = serve(name, listener) => {}
+                        () = datagrams::serve(name, datagrams) => {}
                     }
                 });
                 // Dropping the runtime closes every connection.
@@ -105,6 +109,24 @@ impl Life {
     fn end(self) {
         let _ = self.end.send(());
         let _ = self.thread.join();
+    }
+}
+
+/// One port for both protocols.
+fn bind_both(address: SocketAddr) -> io::Result<(std::net::TcpListener, std::net::UdpSocket)> {
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let listener = std::net::TcpListener::bind(address)?;
+        match std::net::UdpSocket::bind(listener.local_addr()?) {
+            Ok(socket) => {
+                listener.set_nonblocking(true)?;
+                socket.set_nonblocking(true)?;
+                return Ok((listener, socket));
+            }
+            Err(error) if address.port() != 0 || tries == TRIES => return Err(error),
+            Err(_) => {}
+        }
     }
 }
 

@@ -13,6 +13,8 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
+use super::datagrams::{self, Answer};
+
 const CLIENTS: u64 = 24;
 /// Requests on one connection.
 const REQUESTS: u64 = 50;
@@ -29,6 +31,9 @@ pub(super) struct Tally {
     pub connections: u64,
     /// Connections that ended before their time.
     pub cut: u64,
+    /// Datagrams that were answered, and questions that were asked again.
+    pub datagrams: u64,
+    pub asked_again: u64,
 }
 
 #[derive(Default)]
@@ -37,6 +42,20 @@ struct Counters {
     failures: AtomicU64,
     connections: AtomicU64,
     cut: AtomicU64,
+    datagrams: AtomicU64,
+    asked_again: AtomicU64,
+}
+
+impl Counters {
+    /// What became of a question by datagram.
+    fn note(&self, answer: Answer) {
+        let counter = match answer {
+            Answer::Right => &self.datagrams,
+            Answer::Wrong => &self.failures,
+            Answer::None => &self.asked_again,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 pub(super) struct Clients {
@@ -46,7 +65,8 @@ pub(super) struct Clients {
 }
 
 impl Clients {
-    pub(super) fn start(address: SocketAddr) -> io::Result<Clients> {
+    /// Clients of a listener for streams, and of one for datagrams.
+    pub(super) fn start(address: SocketAddr, of_datagrams: SocketAddr) -> io::Result<Clients> {
         let counters = Arc::new(Counters::default());
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -59,6 +79,11 @@ impl Clients {
                 runtime.block_on(async {
                     for number in 0..CLIENTS {
                         tokio::spawn(live(number, address, Arc::clone(&shared)));
+                    }
+                    for number in 0..datagrams::CLIENTS {
+                        let counters = Arc::clone(&shared);
+                        let tell = move |answer| counters.note(answer);
+                        tokio::spawn(datagrams::live(number, of_datagrams, tell));
                     }
                     let _ = ended.await;
                 });
@@ -77,6 +102,8 @@ impl Clients {
             failures: read(&self.counters.failures),
             connections: read(&self.counters.connections),
             cut: read(&self.counters.cut),
+            datagrams: read(&self.counters.datagrams),
+            asked_again: read(&self.counters.asked_again),
         }
     }
 

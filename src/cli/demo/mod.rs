@@ -5,6 +5,7 @@
 
 mod backends;
 mod clients;
+mod datagrams;
 mod table;
 
 use std::io::IsTerminal;
@@ -33,7 +34,10 @@ pub(super) fn demo(seconds: Option<u64>, with_load: bool) -> Result<(), Ending> 
     let stage = Stage::set().map_err(|error| broken(&format!("no backends: {error}")))?;
     let balancer = Balancer::start(&stage)?;
     let clients = match with_load {
-        true => Some(Clients::start(balancer.address).map_err(|error| broken(&error.to_string()))?),
+        true => Some(
+            Clients::start(balancer.address, balancer.datagrams)
+                .map_err(|error| broken(&error.to_string()))?,
+        ),
         false => None,
     };
     let show = Show {
@@ -57,6 +61,7 @@ struct Balancer {
     thread: JoinHandle<Result<(), Failure>>,
     orders: tokio::sync::mpsc::UnboundedSender<Order>,
     address: SocketAddr,
+    datagrams: SocketAddr,
     admin: SocketAddr,
 }
 
@@ -83,10 +88,11 @@ impl Balancer {
             };
         };
         match addresses(&ready) {
-            Some((address, admin)) => Ok(Balancer {
+            Some((address, datagrams, admin)) => Ok(Balancer {
                 thread,
                 orders,
                 address,
+                datagrams,
                 admin,
             }),
             None => Err(broken("the balancer has no address")),
@@ -110,10 +116,13 @@ impl Balancer {
     }
 }
 
-fn addresses(ready: &Ready) -> Option<(SocketAddr, SocketAddr)> {
-    let (_, addresses) = ready.listeners.first()?;
-    let address = addresses.first().and_then(Address::inet)?;
-    Some((address, ready.admin?))
+/// Of both listeners, and the admin's.
+fn addresses(ready: &Ready) -> Option<(SocketAddr, SocketAddr, SocketAddr)> {
+    let of_listener = |place: usize| {
+        let (_, addresses) = ready.listeners.get(place)?;
+        addresses.first().and_then(Address::inet)
+    };
+    Some((of_listener(0)?, of_listener(1)?, ready.admin?))
 }
 
 /// Checks are faster than by default, so that a death is seen before the eye moves on.
@@ -128,6 +137,11 @@ bind = "127.0.0.1:0"
 name = "demo"
 bind = "127.0.0.1:0"
 pool = "echo"
+[[listener]]
+name = "datagrams"
+bind = "127.0.0.1:0"
+protocol = "udp"
+pool = "datagrams"
 [[pool]]
 name = "echo"
 algorithm = "least-connections"
@@ -138,12 +152,28 @@ fast_interval = "100ms"
 timeout = "500ms"
 "#,
     );
-    for (name, address) in stage.addresses() {
-        text.push_str(&format!(
-            "[[pool.backend]]\nname = \"{name}\"\naddress = \"{address}\"\n"
-        ));
-    }
-    text
+    let backends: String = stage
+        .addresses()
+        .map(|(name, address)| {
+            format!("[[pool.backend]]\nname = \"{name}\"\naddress = \"{address}\"\n")
+        })
+        .collect();
+    text.push_str(&backends);
+    text.push_str(
+        r#"
+[[pool]]
+name = "datagrams"
+algorithm = "least-connections"
+[pool.health]
+kind = "udp"
+send = "alive?"
+expect = "alive?"
+interval = "500ms"
+fast_interval = "100ms"
+timeout = "500ms"
+"#,
+    );
+    text + &backends
 }
 
 struct Show {
@@ -158,6 +188,7 @@ impl Show {
         let mut screen = Screen::new(std::io::stdout().is_terminal());
         screen.introduce(
             self.balancer.address,
+            self.balancer.datagrams,
             self.balancer.admin,
             self.clients.is_some(),
         );

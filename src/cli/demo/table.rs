@@ -13,6 +13,9 @@ use crate::cli::out;
 const DRAW: Duration = Duration::from_millis(300);
 const LINE: Duration = Duration::from_secs(1);
 const NEWS_KEPT: usize = 6;
+/// Where a pool's backends stand in the status.
+const STREAMS: &str = "/pools/0/backends";
+const DATAGRAMS: &str = "/pools/1/backends";
 
 /// One moment of the show.
 pub(super) struct Scene {
@@ -71,13 +74,19 @@ impl Screen {
         }
     }
 
-    pub(super) fn introduce(&mut self, listener: SocketAddr, admin: SocketAddr, with_load: bool) {
+    pub(super) fn introduce(
+        &mut self,
+        listener: SocketAddr,
+        datagrams: SocketAddr,
+        admin: SocketAddr,
+        with_load: bool,
+    ) {
         self.put(&format!(
-            "ringway demo: clients -> {listener} -> 3 backends; admin http://{admin} (/v1/status, /metrics)\n"
+            "ringway demo: clients -> {listener} (TCP), {datagrams} (UDP) -> 3 backends; admin http://{admin} (/v1/status, /metrics)\n"
         ));
         if !with_load {
             self.put(&format!(
-                "no load: speak to it yourself, a line at a time, at {listener}\n"
+                "no load: speak to it yourself, a line at a time, at {listener}, or by datagrams at {datagrams}\n"
             ));
         }
     }
@@ -128,7 +137,7 @@ impl Screen {
 
     /// Says when the balancer's view of a backend changed, and how long after the deed.
     fn notice_health(&mut self, scene: &Scene) {
-        let health: Vec<(String, String)> = backends(scene)
+        let health: Vec<(String, String)> = backends(scene, STREAMS)
             .iter()
             .map(|backend| (word(backend, "name"), word(backend, "health")))
             .collect();
@@ -154,31 +163,16 @@ impl Screen {
         };
         row(self.headline(scene));
         row(String::new());
-        row(format!(
-            "{:<10}{:<12}{:>10}{:>12}{:>12}{:>14}{:>14}",
-            "backend", "health", "sessions", "total", "connects", "failed", "bytes out"
-        ));
-        for backend in backends(scene) {
-            let failed = backend["connect_failures"].as_object();
-            let failed: u64 = failed.map_or(0, |f| f.values().filter_map(Value::as_u64).sum());
-            let health = word(backend, "health");
-            let color = match health.as_str() {
-                "up" => "\x1b[32m",
-                "down" => "\x1b[31m",
-                _ => "\x1b[33m",
-            };
+        for (pool, what) in [(STREAMS, "sessions"), (DATAGRAMS, "flows")] {
             row(format!(
-                "{:<10}{color}{:<12}\x1b[0m{:>10}{:>12}{:>12}{:>14}{:>14}",
-                word(backend, "name"),
-                health,
-                number(backend, "sessions"),
-                number(backend, "sessions_total"),
-                number(backend, "connect_attempts"),
-                failed,
-                number(backend, "bytes_out")
+                "{:<10}{:<12}{:>10}{:>12}{:>12}{:>14}{:>14}",
+                "backend", "health", what, "total", "connects", "failed", "bytes out"
             ));
+            backends(scene, pool)
+                .iter()
+                .for_each(|it| row(table_row(it)));
+            row(String::new());
         }
-        row(String::new());
         self.news.iter().for_each(|line| row(line.clone()));
         let up = match self.drawn_lines {
             0 => String::new(),
@@ -189,7 +183,7 @@ impl Screen {
     }
 
     fn line(&mut self, scene: &Scene) {
-        let backends: Vec<String> = backends(scene)
+        let backends: Vec<String> = backends(scene, STREAMS)
             .iter()
             .map(|b| {
                 format!(
@@ -211,8 +205,15 @@ impl Screen {
         let seconds = scene.elapsed.as_secs_f64();
         match scene.tally {
             Some(tally) => format!(
-                "{seconds:6.1} s  requests {} ({:.0}/s)  failures {}  connections {} ({} cut by a death and opened again)",
-                tally.requests, self.rate.per_second, tally.failures, tally.connections, tally.cut
+                "{seconds:6.1} s  requests {} ({:.0}/s)  failures {}  connections {} ({} cut by a death and opened again)  \
+                 datagrams {} ({} asked again)",
+                tally.requests,
+                self.rate.per_second,
+                tally.failures,
+                tally.connections,
+                tally.cut,
+                tally.datagrams,
+                tally.asked_again
             ),
             None => format!("{seconds:6.1} s"),
         }
@@ -222,8 +223,14 @@ impl Screen {
         let seconds = elapsed.as_secs_f64();
         match tally {
             Some(tally) => self.put(&format!(
-                "summary: {seconds:.1} s, requests = {}, failures = {}, connections = {}, cut and opened again = {}\n",
-                tally.requests, tally.failures, tally.connections, tally.cut
+                "summary: {seconds:.1} s, requests = {}, failures = {}, connections = {}, cut and opened again = {}, \
+                 datagrams = {}, asked again = {}\n",
+                tally.requests,
+                tally.failures,
+                tally.connections,
+                tally.cut,
+                tally.datagrams,
+                tally.asked_again
             )),
             None => self.put(&format!("summary: {seconds:.1} s\n")),
         }
@@ -241,9 +248,31 @@ impl Rate {
     }
 }
 
-fn backends(scene: &Scene) -> &[Value] {
+/// One backend's line of a pool's table.
+fn table_row(backend: &Value) -> String {
+    let failed = backend["connect_failures"].as_object();
+    let failed: u64 = failed.map_or(0, |f| f.values().filter_map(Value::as_u64).sum());
+    let health = word(backend, "health");
+    let color = match health.as_str() {
+        "up" => "\x1b[32m",
+        "down" => "\x1b[31m",
+        _ => "\x1b[33m",
+    };
+    format!(
+        "{:<10}{color}{:<12}\x1b[0m{:>10}{:>12}{:>12}{:>14}{:>14}",
+        word(backend, "name"),
+        health,
+        number(backend, "sessions"),
+        number(backend, "sessions_total"),
+        number(backend, "connect_attempts"),
+        failed,
+        number(backend, "bytes_out")
+    )
+}
+
+fn backends<'a>(scene: &'a Scene, pool: &str) -> &'a [Value] {
     let status = scene.status.as_ref();
-    let list = status.and_then(|status| status.pointer("/pools/0/backends"));
+    let list = status.and_then(|status| status.pointer(pool));
     list.and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
 

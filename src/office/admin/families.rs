@@ -28,7 +28,7 @@ const WORKER_GAUGES: [Family<WorkerCounters>; 3] = [
     ("pipes_open", "Pipes open for splicing", |c| &c.pipes_open),
 ];
 
-const WORKER_COUNTERS: [Family<WorkerCounters>; 10] = [
+const WORKER_COUNTERS: [Family<WorkerCounters>; 11] = [
     ("worker_turns", "Turns of the worker's loop", |c| &c.turns),
     ("cq_overflow", "Completions that overflowed the ring", |c| {
         &c.cq_overflow
@@ -62,6 +62,11 @@ const WORKER_COUNTERS: [Family<WorkerCounters>; 10] = [
         "stale_answers",
         "Answers of the kernel for a session that is gone",
         |c| &c.stale_answers,
+    ),
+    (
+        "udp_flows_crowded_out",
+        "Flows that had to go for want of room, a descriptor or a port",
+        |c| &c.flows_crowded_out,
     ),
     (
         "transfers_given",

@@ -31,6 +31,12 @@ impl Index {
         hasher.finish()
     }
 
+    /// For seeded bugs.
+    #[cfg(test)]
+    pub(super) fn places(&mut self) -> &mut [u32] {
+        &mut self.places
+    }
+
     fn home(&self, hash: u64) -> usize {
         hash as usize & (self.places.len() - 1)
     }

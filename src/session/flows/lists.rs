@@ -41,6 +41,16 @@ impl List {
         (self.first != NONE).then_some(self.first)
     }
 
+    /// The oldest that is not `spared`.
+    pub(super) fn oldest_but<T>(&self, entries: &[Entry<T>], spared: Option<u32>) -> Option<u32> {
+        let oldest = self.oldest()?;
+        if Some(oldest) != spared {
+            return Some(oldest);
+        }
+        let behind = entries[oldest as usize].link.behind;
+        (behind != NONE).then_some(behind)
+    }
+
     /// Joins at the end.
     pub(super) fn push<T>(&mut self, entries: &mut [Entry<T>], slot: u32) {
         entries[slot as usize].link = Link {

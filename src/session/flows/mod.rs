@@ -8,10 +8,13 @@
 //! 2. the oldest unanswered flow;
 //! 3. the answered flow that is silent longest, whatever it is.
 //!
-//! So a flood of forged sources pushes out its own, and real clients that speak at least every two seconds stay.
+//! So a flood of forged sources pushes out its own, and real clients that speak at least every two seconds stay. Flows
+//! come in groups (those of one pool): where only a group is full, the same order holds among its own.
 
 mod index;
 mod lists;
+#[cfg(test)]
+mod mutants;
 #[cfg(test)]
 mod tests;
 
@@ -55,7 +58,10 @@ struct Flow<T> {
     caller: Caller,
     hash: u64,
     rules: FlowRules,
+    group: usize,
     last: Nanos,
+    /// When it last went to the end of its line, in changes of any line.
+    order: u64,
     requests: u32,
     responses: u32,
     answered: bool,
@@ -69,16 +75,24 @@ struct Entry<T> {
     flow: Option<Flow<T>>,
 }
 
+/// The lines of one group.
+#[derive(Debug, Default)]
+struct Lines {
+    /// By birth.
+    unanswered: List,
+    /// By last datagram in either direction.
+    answered: List,
+}
+
 /// `T` is what the engine room keeps with a flow.
 #[derive(Debug)]
 pub struct FlowTable<T> {
     entries: Vec<Entry<T>>,
     free: Vec<u32>,
     index: Index,
-    /// By birth.
-    unanswered: List,
-    /// By last datagram in either direction.
-    answered: List,
+    groups: Vec<Lines>,
+    /// Changes of any line so far.
+    changes: u64,
     flows_max: u32,
 }
 
@@ -90,8 +104,8 @@ impl<T> FlowTable<T> {
             entries: Vec::with_capacity(flows_max as usize),
             free: Vec::with_capacity(flows_max as usize),
             index: Index::new(flows_max, seed),
-            unanswered: List::default(),
-            answered: List::default(),
+            groups: Vec::new(),
+            changes: 0,
             flows_max,
         }
     }
@@ -104,6 +118,12 @@ impl<T> FlowTable<T> {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Whether it was made for any flow at all.
+    #[must_use]
+    pub fn has_size(&self) -> bool {
+        self.flows_max > 0
     }
 
     #[must_use]
@@ -148,6 +168,7 @@ impl<T> FlowTable<T> {
     pub fn insert(
         &mut self,
         caller: Caller,
+        group: usize,
         rules: FlowRules,
         tenant: T,
         now: Nanos,
@@ -164,18 +185,25 @@ impl<T> FlowTable<T> {
             self.entries.len() as u32 - 1
         });
         let hash = self.index.hash(&caller);
+        while self.groups.len() <= group {
+            self.groups.push(Lines::default());
+        }
+        self.changes += 1;
         self.entries[slot as usize].flow = Some(Flow {
             caller,
             hash,
             rules,
+            group,
             last: now,
+            order: self.changes,
             requests: 0,
             responses: 0,
             answered: false,
             tenant,
         });
         self.index.insert(hash, slot);
-        self.unanswered.push(&mut self.entries, slot);
+        let unanswered = &mut self.groups[group].unanswered;
+        unanswered.push(&mut self.entries, slot);
         Ok(self.key(slot))
     }
 
@@ -208,6 +236,7 @@ impl<T> FlowTable<T> {
 
     /// `datagrams` came from the flow's client.
     pub fn on_request(&mut self, key: FlowKey, datagrams: u32, now: Nanos) -> Request {
+        let change = self.changes + 1;
         let Some(flow) = self.flow_mut(key) else {
             return Request::Pass;
         };
@@ -215,7 +244,11 @@ impl<T> FlowTable<T> {
         let due = flow.rules.requests > 0 && flow.requests >= flow.rules.requests;
         flow.requests = if due { 0 } else { flow.requests }.saturating_add(datagrams);
         if flow.answered {
-            self.answered.renew(&mut self.entries, key.slot.0);
+            flow.order = change;
+            let group = flow.group;
+            let answered = &mut self.groups[group].answered;
+            answered.renew(&mut self.entries, key.slot.0);
+            self.changes = change;
         }
         if due {
             Request::ChooseAnew
@@ -226,19 +259,24 @@ impl<T> FlowTable<T> {
 
     /// `datagrams` came from the flow's backend.
     pub fn on_response(&mut self, key: FlowKey, datagrams: u32, now: Nanos) -> Response {
+        let change = self.changes + 1;
         let Some(flow) = self.flow_mut(key) else {
             return Response::Last;
         };
         flow.last = now;
+        flow.order = change;
         flow.responses = flow.responses.saturating_add(datagrams);
         let last = flow.rules.responses > 0 && flow.responses >= flow.rules.responses;
         let before = std::mem::replace(&mut flow.answered, true);
         let slot = key.slot.0;
+        let group = flow.group;
+        let lines = &mut self.groups[group];
+        self.changes = change;
         if before {
-            self.answered.renew(&mut self.entries, slot);
+            lines.answered.renew(&mut self.entries, slot);
         } else {
-            self.unanswered.take_out(&mut self.entries, slot);
-            self.answered.push(&mut self.entries, slot);
+            lines.unanswered.take_out(&mut self.entries, slot);
+            lines.answered.push(&mut self.entries, slot);
         }
         if last {
             Response::Last
@@ -256,26 +294,49 @@ impl<T> FlowTable<T> {
         }
     }
 
-    /// Who must go for a newcomer; `None` if the table is empty.
+    /// Who must go for a newcomer, among all or in one group; `None` if nobody is there. One may be spared: who is to have
+    /// what the victim leaves.
     #[must_use]
-    pub fn victim(&self, now: Nanos) -> Option<FlowKey> {
-        let silent = self.answered.oldest().filter(|&slot| {
-            let flow = self.entries[slot as usize].flow.as_ref();
-            flow.is_some_and(|flow| now.since(flow.last) >= SILENT_NS)
+    pub fn victim(
+        &self,
+        group: Option<usize>,
+        spared: Option<FlowKey>,
+        now: Nanos,
+    ) -> Option<FlowKey> {
+        let groups = match group {
+            None => &self.groups[..],
+            Some(group) => self.groups.get(group..=group)?,
+        };
+        let spared = spared.map(|flow| flow.slot.0);
+        let first_of = |line: fn(&Lines) -> &List| {
+            let lines = groups.iter().map(line);
+            let firsts = lines.filter_map(|line| line.oldest_but(&self.entries, spared));
+            firsts.min_by_key(|&slot| self.entry(slot).map_or(u64::MAX, |flow| flow.order))
+        };
+        let answered = first_of(|lines| &lines.answered);
+        let silent = answered.filter(|&slot| {
+            self.entry(slot)
+                .is_some_and(|flow| now.since(flow.last) >= SILENT_NS)
         });
         let slot = silent
-            .or(self.unanswered.oldest())
-            .or(self.answered.oldest())?;
+            .or_else(|| first_of(|lines| &lines.unanswered))
+            .or(answered)?;
         Some(self.key(slot))
+    }
+
+    fn entry(&self, slot: u32) -> Option<&Flow<T>> {
+        self.entries[slot as usize].flow.as_ref()
     }
 
     /// Ends a flow, and its key's life.
     pub fn remove(&mut self, key: FlowKey) -> Option<T> {
-        let answered = self.flow(key)?.answered;
+        let flow = self.flow(key)?;
+        let (answered, group) = (flow.answered, flow.group);
+        let lines = &mut self.groups[group];
         let list = if answered {
-            &mut self.answered
+            &mut lines.answered
         } else {
-            &mut self.unanswered
+            &mut lines.unanswered
         };
         list.take_out(&mut self.entries, key.slot.0);
         let entry = &mut self.entries[key.slot.index()];

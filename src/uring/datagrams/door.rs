@@ -7,6 +7,8 @@ use std::os::fd::BorrowedFd;
 use crate::ids::{ConnectFailure, FlowKey, SocketId};
 use crate::uring::buffers::Parcel;
 
+use super::heading::Heading;
+
 /// Datagrams that came together: all of `segment` bytes, the last one perhaps shorter. Whoever holds it owns the bytes; it
 /// goes back by being sent, or by [`Datagrams::discard`].
 #[derive(Debug, PartialEq, Eq)]
@@ -22,16 +24,38 @@ impl Datagram {
         Datagram { parcel, segment }
     }
 
+    /// Where they lie, for fakes.
+    #[must_use]
+    pub fn parcel(&self) -> &Parcel {
+        &self.parcel
+    }
+
     /// Payload bytes of all of them.
     #[must_use]
     pub fn bytes(&self) -> u32 {
         self.parcel.bytes()
     }
 
+    /// Payload bytes of the longest.
+    #[must_use]
+    pub fn longest(&self) -> u32 {
+        self.segment.min(self.bytes())
+    }
+
     /// How many they are; at least 1.
     #[must_use]
     pub fn count(&self) -> u32 {
         self.parcel.bytes().div_ceil(self.segment.max(1)).max(1)
+    }
+
+    /// The first `count` of them, of which there must be more, and the rest; only the rest owns the buffer.
+    pub(super) fn lend(self, count: u32) -> (Datagram, Datagram) {
+        let bytes = self.segment * count;
+        let first = Datagram::new(self.parcel.lent(bytes), self.segment);
+        (
+            first,
+            Datagram::new(self.parcel.without(bytes), self.segment),
+        )
     }
 }
 
@@ -81,8 +105,14 @@ pub trait Datagrams {
     /// Whether the flow has a socket.
     fn has_flow(&self, flow: FlowKey) -> bool;
     fn close_flow(&mut self, flow: FlowKey);
+    /// What flows that are over still hold is given back with the next turn; after this call it can be had.
+    fn let_go_at_once(&mut self);
+    /// Closes sockets that were kept for the next flows and were not needed since the last call. Tells whether any are
+    /// left.
+    fn trim_flow_sockets(&mut self) -> bool;
 
-    fn to_backend(&mut self, flow: FlowKey, datagram: Datagram);
+    /// Passes datagrams on to the flow's backend, with bytes of ours ahead of the first or of each.
+    fn to_backend(&mut self, flow: FlowKey, heading: Heading<'_>, datagram: Datagram);
     /// `flow` is whose reply it is: its datagrams may leave together.
     fn to_client(&mut self, flow: FlowKey, envelope: Envelope, datagram: Datagram);
     fn discard(&mut self, datagram: Datagram);

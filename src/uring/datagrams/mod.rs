@@ -4,14 +4,21 @@
 //! A flow has a connected socket of its own towards its backend; its replies leave through the listener's. Everything that
 //! a send points at (buffers, its [`outbound::Cell`]) stays until the kernel has answered, or until the submitting call has
 //! returned without an answer: a send never waits (MSG_DONTWAIT), and only one that failed is answered.
+//!
+//! Sockets of listeners, receives and what they bring are in [`sockets`], the sockets of flows in [`seats`], sends in
+//! [`sending`].
 
 mod door;
+mod heading;
 mod inbound;
 mod outbound;
+mod seats;
+mod sending;
 mod sockets;
 #[cfg(test)]
 mod tests;
 
 pub use door::{Datagram, Datagrams, Envelope, Undelivered};
+pub use heading::{HEADING_BYTES_MAX, Heading};
 pub(super) use outbound::Outbox;
 pub(super) use sockets::{DATAGRAM_BUFFER_BYTES, DATAGRAM_BUFFERS, DatagramSide, KeptDatagrams};

@@ -10,11 +10,14 @@ use crate::uring::buffers::Parcel;
 use crate::uring::outcome::{self, Refused};
 
 use super::door::{Datagram, Envelope};
+use super::heading::Head;
 
 /// Datagrams in one send: what every kernel takes (UDP_MAX_SEGMENTS was 64 before it became 128).
 const SEGMENTS_MAX: u32 = 64;
 /// Payload of one send: what IPv6 takes at most.
 const BYTES_MAX: u32 = 65_487;
+/// Datagrams with a heading take two vectors each.
+const HEADED_MAX: u32 = SEGMENTS_MAX / 2;
 const CONTROL_WORDS: usize = 10;
 
 /// Whom a cell's datagrams are for.
@@ -33,13 +36,26 @@ impl Toward {
     }
 }
 
+/// Where a send goes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Passage {
+    pub(super) flow: FlowKey,
+    pub(super) toward: Toward,
+    pub(super) socket: RawFd,
+}
+
 /// One send: what the kernel is shown, and what it is made of.
 pub(super) struct Cell {
     header: libc::msghdr,
     name: libc::sockaddr_in6,
     control: [u64; CONTROL_WORDS],
     vectors: [libc::iovec; SEGMENTS_MAX as usize],
+    head: Head,
     pub(super) parcels: Vec<Parcel>,
+    /// Its parcels belong to a send that is begun after it.
+    pub(super) lent: bool,
+    /// Its heading goes ahead once.
+    pub(super) heads_once: bool,
     pub(super) flow: FlowKey,
     pub(super) toward: Toward,
     pub(super) socket: RawFd,
@@ -50,6 +66,10 @@ pub(super) struct Cell {
     pub(super) sealed: bool,
     /// Number of its submission, once it is submitted.
     pub(super) submission: u64,
+    /// Why the kernel took none of it.
+    pub(super) refused: Option<Refused>,
+    /// How many of it did not leave one by one, and why the last of these did not.
+    pub(super) lost: Option<(u32, Refused)>,
 }
 
 impl std::fmt::Debug for Cell {
@@ -77,6 +97,9 @@ impl Cell {
             name,
             control: [0; CONTROL_WORDS],
             vectors,
+            head: Head::NONE,
+            lent: false,
+            heads_once: false,
             parcels: Vec::with_capacity(SEGMENTS_MAX as usize),
             flow: FlowKey {
                 slot: Slot(0),
@@ -89,20 +112,26 @@ impl Cell {
             bytes: 0,
             sealed: false,
             submission: 0,
+            refused: None,
+            lost: None,
         }
     }
 
-    fn begin(&mut self, flow: FlowKey, toward: Toward, socket: RawFd, datagram: Datagram) {
-        self.flow = flow;
-        self.toward = toward;
-        self.socket = socket;
+    fn begin(&mut self, passage: Passage, head: Head, datagram: Datagram) {
+        self.flow = passage.flow;
+        self.toward = passage.toward;
+        self.socket = passage.socket;
+        self.head = head;
+        (self.lent, self.heads_once) = (false, false);
         self.segment = datagram.segment;
         (self.count, self.bytes, self.sealed) = (0, 0, false);
+        (self.refused, self.lost) = (None, None);
         self.add(datagram);
     }
 
-    /// Whether a datagram can leave with those that are here: of the same size, or shorter and then the last.
-    fn takes(&self, datagram: &Datagram) -> bool {
+    /// Whether a datagram can leave with those that are here: of the same size, or shorter and then the last; with the same
+    /// bytes ahead.
+    fn takes(&self, head: &Head, datagram: &Datagram) -> bool {
         let fits = if datagram.count() == 1 {
             datagram.bytes() <= self.segment
         } else {
@@ -110,7 +139,8 @@ impl Cell {
         };
         fits && !self.sealed
             && datagram.bytes() > 0
-            && self.count + datagram.count() <= SEGMENTS_MAX
+            && self.head.as_bytes() == head.as_bytes()
+            && self.count + datagram.count() <= room(self.segment, head)
             && self.bytes + datagram.bytes() <= BYTES_MAX
     }
 
@@ -122,9 +152,27 @@ impl Cell {
         self.parcels.push(datagram.parcel);
     }
 
-    /// Whether it is one datagram for a connected socket: then the plain send is cheaper.
-    pub(super) fn is_plain(&self) -> bool {
-        self.count == 1 && self.toward == Toward::Backend
+    /// For one datagram that needs no control data the plain send, which is cheaper: the address that it is shown, which
+    /// is none for a connected socket.
+    pub(super) fn plain_name(&mut self) -> Option<(*const libc::sockaddr, libc::socklen_t)> {
+        match self.toward {
+            _ if self.count != 1 || self.head.length() > 0 => None,
+            Toward::Backend => Some((std::ptr::null(), 0)),
+            Toward::Client(Envelope {
+                client,
+                local: None,
+                ..
+            }) => {
+                let length = self.write_name(client);
+                Some(((&raw const self.name).cast(), length))
+            }
+            Toward::Client(_) => None,
+        }
+    }
+
+    /// Bytes of the longest datagram as it leaves.
+    pub(super) fn longest(&self) -> u32 {
+        self.segment + self.head.length()
     }
 
     /// Lays out what sendmsg reads, and returns where it is. `address_of` tells where a parcel's bytes are.
@@ -132,10 +180,7 @@ impl Cell {
         &mut self,
         address_of: impl Fn(&Parcel) -> *const u8,
     ) -> *const libc::msghdr {
-        for (vector, parcel) in self.vectors.iter_mut().zip(&self.parcels) {
-            vector.iov_base = address_of(parcel).cast_mut().cast();
-            vector.iov_len = parcel.bytes() as usize;
-        }
+        let vectors_used = self.lay_out_vectors(address_of);
         let name_bytes = match self.toward {
             Toward::Backend => 0,
             Toward::Client(envelope) => self.write_name(envelope.client),
@@ -148,10 +193,36 @@ impl Cell {
         self.header.msg_name = std::ptr::from_mut(&mut self.name).cast();
         self.header.msg_namelen = name_bytes;
         self.header.msg_iov = self.vectors.as_mut_ptr();
-        self.header.msg_iovlen = self.parcels.len();
+        self.header.msg_iovlen = vectors_used;
         self.header.msg_control = self.control.as_mut_ptr().cast();
         self.header.msg_controllen = control_bytes;
         &raw const self.header
+    }
+
+    /// One vector for each parcel or, with a heading, two for each datagram. Returns how many.
+    fn lay_out_vectors(&mut self, address_of: impl Fn(&Parcel) -> *const u8) -> usize {
+        let head = vector(self.head.as_bytes().as_ptr(), self.head.length());
+        let mut used = 0;
+        for parcel in &self.parcels {
+            let bytes = address_of(parcel);
+            if self.head.length() == 0 {
+                self.vectors[used] = vector(bytes, parcel.bytes());
+                used += 1;
+                continue;
+            }
+            let mut start = 0;
+            loop {
+                let length = self.segment.min(parcel.bytes() - start);
+                self.vectors[used] = head;
+                self.vectors[used + 1] = vector(bytes.wrapping_add(start as usize), length);
+                used += 2;
+                start += length;
+                if start == parcel.bytes() {
+                    break;
+                }
+            }
+        }
+        used
     }
 
     /// Sends each datagram by itself, now. Tells how many were refused, and why the last of these was.
@@ -167,11 +238,10 @@ impl Cell {
             while start < parcel.bytes() {
                 let length = self.segment.min(parcel.bytes() - start);
                 self.lay_out(|_| std::ptr::null());
-                // SAFETY: `start` is inside the parcel, whose bytes begin at the address.
-                let bytes = unsafe { address_of(parcel).add(start as usize) };
-                self.vectors[0].iov_base = bytes.cast_mut().cast();
-                self.vectors[0].iov_len = length as usize;
-                self.header.msg_iovlen = 1;
+                let bytes = address_of(parcel).wrapping_add(start as usize);
+                self.vectors[0] = vector(self.head.as_bytes().as_ptr(), self.head.length());
+                self.vectors[1] = vector(bytes, length);
+                self.header.msg_iovlen = 2;
                 let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
                 // SAFETY: the header and what it points at are laid out for one datagram inside a buffer that we hold.
                 let sent = unsafe { libc::sendmsg(self.socket, &raw const self.header, flags) };
@@ -226,7 +296,7 @@ impl Cell {
     fn write_control(&mut self, local: Option<IpAddr>) -> usize {
         let mut used = 0;
         if self.count > 1 {
-            let size = (self.segment as u16).to_ne_bytes();
+            let size = (self.longest() as u16).to_ne_bytes();
             used += put_message(
                 &mut self.control,
                 used,
@@ -261,6 +331,21 @@ impl Cell {
             }
         }
         used * size_of::<u64>()
+    }
+}
+
+fn vector(bytes: *const u8, length: u32) -> libc::iovec {
+    libc::iovec {
+        iov_base: bytes.cast_mut().cast(),
+        iov_len: length as usize,
+    }
+}
+
+/// How many datagrams of `segment` bytes one send takes, each with these bytes ahead; at least 1.
+pub(super) fn room(segment: u32, head: &Head) -> u32 {
+    match head.length() {
+        0 => SEGMENTS_MAX,
+        length => (BYTES_MAX / (segment + length)).clamp(1, HEADED_MAX),
     }
 }
 
@@ -299,9 +384,10 @@ pub(in crate::uring) struct Outbox {
 }
 
 impl Outbox {
-    /// Each cell that is filling or flying holds a buffer at least, so there need not be more than buffers.
+    /// Each cell that is filling or flying holds a buffer at least, or shares one with the next: where a heading makes what
+    /// came in one buffer leave in two sends.
     pub(in crate::uring) fn new(buffers: u16) -> Outbox {
-        let cells_max = usize::from(buffers);
+        let cells_max = 2 * usize::from(buffers);
         Outbox {
             cells: Vec::with_capacity(cells_max),
             free: Vec::with_capacity(cells_max),
@@ -312,21 +398,23 @@ impl Outbox {
     }
 
     /// Begins a cell and returns its number.
-    pub(super) fn begin(
-        &mut self,
-        flow: FlowKey,
-        toward: Toward,
-        socket: RawFd,
-        datagram: Datagram,
-    ) -> u16 {
+    pub(super) fn begin(&mut self, passage: Passage, head: Head, datagram: Datagram) -> u16 {
         let number = self.free.pop().unwrap_or_else(|| {
             // Within the reserved capacity, so that no cell ever moves.
             assert!(self.cells.len() < self.cells_max, "more sends than buffers");
             self.cells.push(Cell::empty());
             (self.cells.len() - 1) as u16
         });
-        self.cell(number).begin(flow, toward, socket, datagram);
+        self.cell(number).begin(passage, head, datagram);
         self.filling.push(number);
+        number
+    }
+
+    /// Begins a cell for datagrams whose buffer belongs to a cell that is begun right after it. Nothing joins it.
+    pub(super) fn begin_lent(&mut self, passage: Passage, head: Head, datagram: Datagram) -> u16 {
+        let number = self.begin(passage, head, datagram);
+        let cell = self.cell(number);
+        (cell.lent, cell.sealed) = (true, true);
         number
     }
 
@@ -334,12 +422,13 @@ impl Outbox {
     pub(super) fn join(
         &mut self,
         number: u16,
-        flow: FlowKey,
-        toward: Toward,
+        passage: Passage,
+        head: &Head,
         datagram: Datagram,
     ) -> Result<(), Datagram> {
         let cell = self.cell(number);
-        if cell.flow == flow && cell.toward == toward && cell.takes(&datagram) {
+        let same_way = cell.flow == passage.flow && cell.toward == passage.toward;
+        if same_way && cell.takes(head, &datagram) {
             cell.add(datagram);
             Ok(())
         } else {

@@ -1,4 +1,4 @@
-//! The real kernel's side of [`Datagrams`]: sockets of listeners and flows, their receives, and the settling of sends.
+//! The real kernel's side of [`Datagrams`]: sockets of listeners and flows, their receives, and what these bring.
 
 use std::io;
 use std::mem::ManuallyDrop;
@@ -8,46 +8,53 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 use crate::ids::{ConnectFailure, FlowKey, Side, SocketId};
 use crate::sys::datagram;
 use crate::uring::buffers::{Buffers, Parcel};
-use crate::uring::door::Outcome;
+use crate::uring::door::{Outcome, Patience};
 use crate::uring::ops;
-use crate::uring::outcome::{self, Completion, ReceivePause, Refused};
+use crate::uring::outcome::{self, Completion, ReceivePause};
 use crate::uring::ring::{Listening, Ring};
 use crate::uring::tag::{Op, Tag};
 
 use super::door::{Datagram, Datagrams, Envelope, Undelivered};
+use super::heading::{Head, Heading};
 use super::inbound::{self, PAYLOAD_AT};
-use super::outbound::{Outbox, Toward};
+use super::outbound::{Outbox, Passage, Toward};
+use super::seats::{NO_SEAT, Seats};
 
 /// Buffers for datagrams, and so the most that a turn can hold.
 pub(in crate::uring) const DATAGRAM_BUFFERS: u16 = 512;
 /// The largest datagram there is, what the kernel writes before it, and what rounds it up to whole cache lines.
 pub(in crate::uring) const DATAGRAM_BUFFER_BYTES: u32 = 64 * 1024 + 256;
 
-const NONE: u16 = u16::MAX;
+/// No cell.
+pub(super) const NONE: u16 = u16::MAX;
 
+/// A flow's two directions.
 #[derive(Debug)]
-struct FlowSocket {
-    generation: u16,
-    /// Tells the answers for this socket from late ones for an earlier socket of the same flow.
-    life: u16,
-    socket: Option<OwnedFd>,
+pub(super) struct Way {
+    pub(super) generation: u16,
     /// The cell that is filling, by the side it goes to.
-    filling: [u16; 2],
-    /// By the same side: the way refuses sends of several datagrams.
-    single: [bool; 2],
+    pub(super) filling: [u16; 2],
+    /// By the same side: the longest datagrams of which several may leave in one send, as far as is known.
+    pub(super) joined_max: [u16; 2],
+    seat: u32,
 }
 
 /// All that carries datagrams.
 pub(in crate::uring) struct DatagramSide {
     pub(in crate::uring) buffers: Buffers,
-    outbox: Outbox,
+    pub(super) outbox: Outbox,
     /// What every receive shows the kernel; boxed, so that it stays where it is.
     layout: Box<libc::msghdr>,
     listeners: Vec<Listening>,
-    flows: Vec<FlowSocket>,
+    /// By the flow's slot.
+    pub(super) ways: Vec<Way>,
+    seats: Seats,
     /// Receives that ended for want of buffers, which are there again when the next turn begins.
     rearm: Vec<Tag>,
-    failed: Vec<(u16, Refused)>,
+    /// Sends wait to be submitted that the next system call has yet to take.
+    pub(super) sends_queued: bool,
+    /// Sockets wait to be closed likewise.
+    closes_queued: bool,
 }
 
 impl DatagramSide {
@@ -58,15 +65,23 @@ impl DatagramSide {
             outbox,
             layout: Box::new(inbound::layout()),
             listeners: Vec::new(),
-            flows: Vec::with_capacity(flows_max as usize),
+            ways: Vec::with_capacity(flows_max as usize),
+            seats: Seats::new(flows_max),
             rearm: Vec::with_capacity(64),
-            failed: Vec::new(),
+            sends_queued: false,
+            closes_queued: false,
         }
     }
 
-    fn flow(&mut self, flow: FlowKey) -> Option<&mut FlowSocket> {
-        let found = self.flows.get_mut(flow.slot.index())?;
+    fn way(&mut self, flow: FlowKey) -> Option<&mut Way> {
+        let found = self.ways.get_mut(flow.slot.index())?;
         (found.generation == flow.generation).then_some(found)
+    }
+
+    /// The socket towards a flow's backend.
+    pub(super) fn backend_of(&mut self, flow: FlowKey) -> Option<RawFd> {
+        let seat = self.way(flow)?.seat;
+        self.seats.seat(seat)?.raw()
     }
 
     fn listener(&self, id: SocketId) -> Option<RawFd> {
@@ -74,19 +89,12 @@ impl DatagramSide {
         Some(found.socket.as_raw_fd())
     }
 
-    fn give_back(&mut self, parcels: Vec<Parcel>) -> Vec<Parcel> {
+    pub(super) fn give_back(&mut self, parcels: Vec<Parcel>) -> Vec<Parcel> {
         let mut parcels = parcels;
         for parcel in parcels.drain(..) {
             self.buffers.give_back(parcel.buffer);
         }
         parcels
-    }
-}
-
-fn flow_tag(flow: FlowKey, life: u16) -> Tag {
-    Tag {
-        buffer: life,
-        ..Tag::flow(Op::FlowReceive, flow)
     }
 }
 
@@ -121,216 +129,205 @@ impl Datagrams for Ring {
         source: Option<IpAddr>,
     ) -> Result<(), ConnectFailure> {
         self.close_flow(flow);
-        let socket = datagram::outbound(backend, source)
-            .map_err(|error| outcome::datagram_socket_failure(&error))?;
-        datagram::accept_aggregates(socket.as_fd());
-        let flows = &mut self.datagrams.flows;
-        while flows.len() <= flow.slot.index() {
-            flows.push(FlowSocket {
+        let seat = match source {
+            None => self.recycle(backend)?,
+            Some(_) => None,
+        };
+        let seat = match seat {
+            Some(seat) => seat,
+            None => self.new_seat(backend, source)?,
+        };
+        let DatagramSide { ways, seats, .. } = &mut **self.datagrams;
+        while ways.len() <= flow.slot.index() {
+            ways.push(Way {
                 generation: 0,
-                life: 0,
-                socket: None,
                 filling: [NONE; 2],
-                single: [false; 2],
+                joined_max: [u16::MAX; 2],
+                seat: NO_SEAT,
             });
         }
-        let entry = &mut flows[flow.slot.index()];
-        entry.generation = flow.generation;
-        entry.life = entry.life.wrapping_add(1);
-        entry.socket = Some(socket);
-        entry.filling = [NONE; 2];
-        entry.single = [false; 2];
-        let tag = flow_tag(flow, entry.life);
-        self.receive_datagrams(tag);
+        ways[flow.slot.index()] = Way {
+            generation: flow.generation,
+            filling: [NONE; 2],
+            joined_max: [u16::MAX; 2],
+            seat,
+        };
+        if let Some(seat) = seats.seat(seat) {
+            seat.flow = Some(flow);
+        }
+        self.arm(seat);
         Ok(())
     }
 
     fn has_flow(&self, flow: FlowKey) -> bool {
-        let found = self.datagrams.flows.get(flow.slot.index());
-        found.is_some_and(|it| it.generation == flow.generation && it.socket.is_some())
+        let found = self.datagrams.ways.get(flow.slot.index());
+        found.is_some_and(|way| way.generation == flow.generation && way.seat != NO_SEAT)
     }
 
     fn close_flow(&mut self, flow: FlowKey) {
-        let Some(entry) = self.datagrams.flow(flow) else {
+        let Some(way) = self.datagrams.way(flow) else {
             return;
         };
-        let (life, sends) = (entry.life, entry.filling[Side::Backend.index()] != NONE);
-        if let Some(socket) = entry.socket.take() {
-            if sends {
-                self.submit_filling();
-            }
-            self.cancel_and_close(flow_tag(flow, life), socket);
+        let seat = std::mem::replace(&mut way.seat, NO_SEAT);
+        if seat == NO_SEAT {
+            return;
+        }
+        // What it was to send must leave before its socket or its number can be another's.
+        let sends = way.filling[Side::Backend.index()] != NONE;
+        if sends {
+            self.submit_filling();
+        }
+        let datagrams = &mut **self.datagrams;
+        if datagrams.sends_queued || !datagrams.seats.rest(seat) {
+            self.give_up(seat);
         }
     }
 
-    fn to_backend(&mut self, flow: FlowKey, datagram: Datagram) {
-        let socket = self
-            .datagrams
-            .flow(flow)
-            .and_then(|entry| entry.socket.as_ref())
-            .map(AsRawFd::as_raw_fd);
-        match socket {
-            Some(socket) => self.pass_on(flow, Toward::Backend, socket, datagram),
-            None => self.discard(datagram),
+    fn let_go_at_once(&mut self) {
+        if std::mem::take(&mut self.datagrams.closes_queued) {
+            self.enter(Patience::None);
+        }
+    }
+
+    fn trim_flow_sockets(&mut self) -> bool {
+        while let Some(seat) = self.datagrams.seats.unneeded() {
+            self.give_up(seat);
+        }
+        self.datagrams.seats.trimmed()
+    }
+
+    fn to_backend(&mut self, flow: FlowKey, heading: Heading<'_>, datagram: Datagram) {
+        let Some(socket) = self.datagrams.backend_of(flow) else {
+            self.discard(datagram);
+            return;
+        };
+        let passage = Passage {
+            flow,
+            toward: Toward::Backend,
+            socket,
+        };
+        match heading {
+            Heading::Nothing => self.pass_on(passage, Head::NONE, datagram),
+            Heading::Each(bytes) => self.pass_on(passage, Head::of(bytes), datagram),
+            Heading::First(bytes) => self.pass_on_headed_once(passage, Head::of(bytes), datagram),
         }
     }
 
     fn to_client(&mut self, flow: FlowKey, envelope: Envelope, datagram: Datagram) {
         match self.datagrams.listener(envelope.socket) {
-            Some(socket) => self.pass_on(flow, Toward::Client(envelope), socket, datagram),
+            Some(socket) => {
+                let toward = Toward::Client(envelope);
+                let passage = Passage {
+                    flow,
+                    toward,
+                    socket,
+                };
+                self.pass_on(passage, Head::NONE, datagram);
+            }
             None => self.discard(datagram),
         }
     }
 
     fn discard(&mut self, datagram: Datagram) {
-        self.datagrams.buffers.give_back(datagram.parcel.buffer);
+        self.discard_datagram(datagram);
     }
 }
 
 impl Ring {
-    /// Puts a datagram behind what goes the same way already, or begins a new send.
-    fn pass_on(&mut self, flow: FlowKey, toward: Toward, socket: RawFd, datagram: Datagram) {
-        let DatagramSide { outbox, flows, .. } = &mut **self.datagrams;
-        let side = toward.side().index();
-        let Some(entry) = flows.get_mut(flow.slot.index()) else {
-            self.discard(datagram);
-            return;
+    pub(super) fn discard_datagram(&mut self, datagram: Datagram) {
+        let Datagram { parcel, .. } = datagram;
+        self.datagrams.buffers.give_back(parcel.buffer);
+    }
+
+    /// A socket from the stock, connected to `backend`; `None` if there is none that can be had.
+    fn recycle(&mut self, backend: SocketAddr) -> Result<Option<u32>, ConnectFailure> {
+        // An answer that nobody has read yet may be a datagram of the socket's last flow.
+        if self.unread_answers {
+            return Ok(None);
+        }
+        let seats = &mut self.datagrams.seats;
+        let Some(seat) = seats.take(backend.is_ipv4()) else {
+            return Ok(None);
         };
-        let (filling, single) = (entry.filling[side], entry.single[side]);
-        let rest = if filling == NONE || single {
-            Err(datagram)
-        } else {
-            outbox.join(filling, flow, toward, datagram)
-        };
-        if let Err(datagram) = rest {
-            entry.filling[side] = outbox.begin(flow, toward, socket, datagram);
+        let socket = seats.seat(seat).and_then(|seat| seat.socket());
+        match socket.map(|socket| datagram::reconnect(socket, backend)) {
+            Some(Ok(())) => Ok(Some(seat)),
+            Some(Err(error)) if error.kind() != io::ErrorKind::InvalidData => {
+                seats.put_back(seat);
+                Err(outcome::datagram_socket_failure(&error))
+            }
+            _ => {
+                self.give_up(seat);
+                Ok(None)
+            }
         }
     }
 
-    /// Hands the kernel all sends that were begun. Called when a turn begins.
-    pub(in crate::uring) fn submit_filling(&mut self) {
-        for place in 0..self.datagrams.outbox.filling.len() {
-            let number = self.datagrams.outbox.filling[place];
-            let DatagramSide {
-                outbox,
-                buffers,
-                flows,
-                ..
-            } = &mut **self.datagrams;
-            let cell = outbox.cell(number);
-            let side = cell.toward.side().index();
-            if let Some(entry) = flows.get_mut(cell.flow.slot.index())
-                && entry.filling[side] == number
-            {
-                entry.filling[side] = NONE;
-            }
-            let tag = Tag::house(Op::DatagramSend, u32::from(number));
-            let entry = if cell.is_plain() {
-                let parcel = &cell.parcels[0];
-                ops::send_datagram(cell.socket, buffers.address(parcel), parcel.bytes(), tag)
-            } else {
-                let socket = cell.socket;
-                let header = cell.lay_out(|parcel| buffers.address(parcel));
-                ops::send_message(socket, header, tag)
-            };
-            self.push(&entry, false);
-            self.datagrams.outbox.cell(number).submission = self.queued - 1;
-            self.datagrams.outbox.flying.push(number);
-        }
-        self.datagrams.outbox.filling.clear();
+    fn new_seat(
+        &mut self,
+        backend: SocketAddr,
+        source: Option<IpAddr>,
+    ) -> Result<u32, ConnectFailure> {
+        let socket = datagram::outbound(backend, source)
+            .map_err(|error| outcome::datagram_socket_failure(&error))?;
+        datagram::accept_aggregates(socket.as_fd());
+        let seats = &mut self.datagrams.seats;
+        let added = seats.add(socket, backend.is_ipv4(), source.is_some());
+        added.map_err(|_| ConnectFailure::Resources)
     }
 
-    /// Takes back what sends held whose submission is over: those that were answered have failed.
-    pub(in crate::uring) fn settle_datagrams(&mut self, outcomes: &mut Vec<Outcome>) {
-        if self.datagrams.outbox.flying.is_empty() {
-            return;
+    /// Receives on a flow's socket, if that does not go on already.
+    fn arm(&mut self, number: u32) {
+        let seats = &mut self.datagrams.seats;
+        let tag = seats.tag(number);
+        if let Some(seat) = seats.seat(number)
+            && !std::mem::replace(&mut seat.armed, true)
+            && let Some((socket, tag)) = seat.raw().zip(tag)
+        {
+            let layout = &raw const *self.datagrams.layout;
+            self.push(&ops::receive_messages(socket, layout, true, tag), true);
         }
-        let mut failed = std::mem::take(&mut self.datagrams.failed);
-        for completion in &self.completions {
-            if let Some(Tag {
-                op: Op::DatagramSend,
-                stream,
-                ..
-            }) = completion.tag()
-                && let Some(refused) = completion.refused()
-            {
-                failed.push((stream.session.slot.0 as u16, refused));
-            }
-        }
-        let unsubmitted = self.io.submission().len() as u64;
-        let gone = self.queued - unsubmitted;
-        let mut flying = std::mem::take(&mut self.datagrams.outbox.flying);
-        flying.retain(|&number| {
-            let over = self.datagrams.outbox.cell(number).submission < gone;
-            if over {
-                let refused = failed.iter().find(|(of, _)| *of == number);
-                self.settle_cell(number, refused.map(|(_, refused)| *refused), outcomes);
-            }
-            !over
-        });
-        failed.clear();
-        (self.datagrams.failed, self.datagrams.outbox.flying) = (failed, flying);
     }
 
-    fn settle_cell(&mut self, number: u16, refused: Option<Refused>, outcomes: &mut Vec<Outcome>) {
-        let DatagramSide {
-            outbox,
-            buffers,
-            flows,
-            ..
-        } = &mut **self.datagrams;
-        let cell = outbox.cell(number);
-        let (flow, side) = (cell.flow, cell.toward.side());
-        let mut lost = refused.map(|refused| (cell.count, refused));
-        if refused == Some(Refused::Segments) && cell.count > 1 {
-            // This way takes no sends of several datagrams, and so it is remembered: each leaves by itself.
-            if let Some(entry) = flows.get_mut(flow.slot.index())
-                && entry.generation == flow.generation
-            {
-                entry.single[side.index()] = true;
-            }
-            lost = cell.send_singly(|parcel| buffers.address(parcel));
-        }
-        let parcels = std::mem::take(&mut cell.parcels);
-        let emptied = self.datagrams.give_back(parcels);
-        let outbox = &mut self.datagrams.outbox;
-        outbox.cell(number).parcels = emptied;
-        outbox.free(number);
-        if let Some((datagrams, refused)) = lost.filter(|(datagrams, _)| *datagrams > 0) {
-            outcomes.push(Outcome::Undelivered {
-                flow,
-                side,
-                datagrams,
-                why: refused.into(),
-            });
+    /// A flow's socket goes for good.
+    fn give_up(&mut self, seat: u32) {
+        let tag = self.datagrams.seats.tag(seat);
+        if let Some((tag, socket)) = tag.zip(self.datagrams.seats.remove(seat)) {
+            self.datagrams.closes_queued = true;
+            self.cancel_and_close(tag, socket);
         }
     }
 
     fn receive_datagrams(&mut self, tag: Tag) {
+        let datagrams = &mut **self.datagrams;
         let socket = match tag.op {
-            Op::DatagramReceive => self.datagrams.listener(tag.socket()),
-            _ => self
-                .datagrams
-                .flow(tag.flow_key())
-                .filter(|entry| entry.life == tag.buffer)
-                .and_then(|entry| entry.socket.as_ref())
-                .map(AsRawFd::as_raw_fd),
+            Op::DatagramReceive => datagrams.listener(tag.socket()),
+            _ => datagrams.seats.of(tag).and_then(|seat| seat.raw()),
         };
         if let Some(socket) = socket {
-            let entry = ops::receive_messages(socket, &raw const *self.datagrams.layout, tag);
-            self.push(&entry, true);
+            let layout = &raw const *datagrams.layout;
+            self.push(&ops::receive_messages(socket, layout, false, tag), true);
         }
     }
 
     /// What a turn begins with: buffers go to the kernel, sends leave, receives that had found no buffer are armed again.
-    pub(in crate::uring) fn begin_datagrams(&mut self) {
+    /// Tells whether that has to wait for the buffers of these sends: then the turn must not sleep.
+    pub(in crate::uring) fn begin_datagrams(&mut self) -> bool {
         self.datagrams.buffers.publish();
         self.submit_filling();
+        self.datagrams.closes_queued = false;
+        if self.datagrams.rearm.is_empty() {
+            return false;
+        }
+        if !self.datagrams.buffers.are_with_kernel() && !self.datagrams.outbox.flying.is_empty() {
+            return true;
+        }
         let mut rearm = std::mem::take(&mut self.datagrams.rearm);
         for tag in rearm.drain(..) {
             self.receive_datagrams(tag);
         }
         self.datagrams.rearm = rearm;
+        false
     }
 
     /// The receive keeps the socket alive until it has answered; the number is free at once.
@@ -347,19 +344,22 @@ impl Ring {
         completion: &Completion,
         outcomes: &mut Vec<Outcome>,
     ) {
-        let is_listener = tag.op == Op::DatagramReceive;
-        let current = if is_listener {
-            self.datagrams.listener(tag.socket()).is_some()
-        } else {
-            let entry = self.datagrams.flow(tag.flow_key());
-            entry.is_some_and(|entry| entry.life == tag.buffer && entry.socket.is_some())
+        let datagrams = &mut **self.datagrams;
+        let (current, whose) = match tag.op {
+            Op::DatagramReceive => {
+                let known = datagrams.listener(tag.socket()).is_some();
+                (known, known.then_some(Whose::Listeners(tag.socket())))
+            }
+            _ => match datagrams.seats.of(tag) {
+                Some(seat) => (true, seat.flow.map(Whose::Flows)),
+                None => (false, None),
+            },
         };
         if let Some(buffer) = completion.buffer() {
-            let parcel = self.datagrams.buffers.taken(buffer, completion.bytes());
-            if current {
-                outcomes.extend(self.open_parcel(tag, parcel));
-            } else {
-                self.datagrams.buffers.give_back(parcel.buffer);
+            let parcel = datagrams.buffers.taken(buffer, completion.bytes());
+            match whose {
+                Some(whose) => outcomes.extend(self.open_parcel(whose, parcel)),
+                None => datagrams.buffers.give_back(parcel.buffer),
             }
         }
         match completion.receive_pause() {
@@ -368,26 +368,31 @@ impl Ring {
                 outcomes.push(Outcome::NoDatagramBuffer);
                 self.datagrams.rearm.push(tag);
             }
-            Some(ReceivePause::Broken(refused)) if current && is_listener => {
+            Some(ReceivePause::Broken(refused)) => {
+                if let Some(seat) = self.datagrams.seats.of(tag)
+                    && tag.op == Op::FlowReceive
+                {
+                    seat.armed = false;
+                }
                 // An error of the socket as a whole is told once and taken by being told.
-                outcomes.push(Outcome::DatagramsPaused(tag.socket(), refused.into()));
-            }
-            Some(ReceivePause::Broken(refused)) if current => {
-                outcomes.push(Outcome::FlowBroken(tag.flow_key(), refused.into()));
+                outcomes.extend(whose.map(|whose| match whose {
+                    Whose::Listeners(id) => Outcome::DatagramsPaused(id, refused.into()),
+                    Whose::Flows(flow) => Outcome::FlowBroken(flow, refused.into()),
+                }));
             }
             _ => {}
         }
     }
 
     /// What a filled buffer says; it goes back at once if it is not to be passed on.
-    fn open_parcel(&mut self, tag: Tag, parcel: Parcel) -> Option<Outcome> {
+    fn open_parcel(&mut self, whose: Whose, parcel: Parcel) -> Option<Outcome> {
         let filled = parcel.bytes();
         let read = inbound::read(self.datagrams.buffers.bytes(&parcel), filled as usize);
         let whole =
             read.filter(|read| !read.truncated && read.payload_bytes + PAYLOAD_AT as u32 == filled);
         let Some(read) = whole else {
             self.datagrams.buffers.give_back(parcel.buffer);
-            return Some(cut(tag));
+            return Some(cut(whose));
         };
         let segment = read.segment.unwrap_or(read.payload_bytes);
         let datagram = Datagram {
@@ -398,33 +403,41 @@ impl Ring {
                 segment
             },
         };
-        match (tag.op, read.from) {
-            (Op::FlowReceive, _) => Some(Outcome::Response(tag.flow_key(), datagram)),
-            (_, Some(client)) => Some(Outcome::Request(
+        match (whose, read.from) {
+            (Whose::Flows(flow), _) => Some(Outcome::Response(flow, datagram)),
+            (Whose::Listeners(socket), Some(client)) => Some(Outcome::Request(
                 Envelope {
-                    socket: tag.socket(),
+                    socket,
                     client,
                     local: read.local,
                 },
                 datagram,
             )),
-            (_, None) => {
-                self.discard(datagram);
-                Some(cut(tag))
+            (whose, None) => {
+                self.discard_datagram(datagram);
+                Some(cut(whose))
             }
         }
     }
 }
 
-fn cut(tag: Tag) -> Outcome {
-    match tag.op {
-        Op::FlowReceive => Outcome::Undelivered {
-            flow: tag.flow_key(),
+/// Whose socket a datagram came to.
+#[derive(Clone, Copy)]
+enum Whose {
+    Listeners(SocketId),
+    Flows(FlowKey),
+}
+
+fn cut(whose: Whose) -> Outcome {
+    match whose {
+        Whose::Flows(flow) => Outcome::Undelivered {
+            flow,
             side: Side::Client,
             datagrams: 1,
             why: Undelivered::TooLong,
+            headed: false,
         },
-        _ => Outcome::DatagramCut(tag.socket()),
+        Whose::Listeners(socket) => Outcome::DatagramCut(socket),
     }
 }
 

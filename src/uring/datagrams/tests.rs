@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::ids::{FlowKey, Slot, SocketId};
 use crate::uring::tests::bench::{Bench, LONG};
-use crate::uring::{Datagram, Datagrams, Envelope, Outcome, Patience, Undelivered};
+use crate::uring::{Datagram, Datagrams, Envelope, Heading, Outcome, Patience, Undelivered};
 
 use super::DATAGRAM_BUFFERS;
 
@@ -85,7 +85,7 @@ fn datagrams_pass_both_ways_in_order() {
     client.send(b"").unwrap();
     client.send(&[99; 300]).unwrap();
     pass_all(&mut bench, 33, |bench, _, datagram| {
-        bench.ring.to_backend(flow, datagram);
+        bench.ring.to_backend(flow, Heading::Nothing, datagram);
     });
     bench.turn(Patience::None);
     for n in 0..30_u8 {
@@ -136,6 +136,64 @@ fn a_way_without_joined_sends_is_learned() {
     assert!(bench.datagrams.is_empty(), "{:?}", bench.datagrams);
 }
 
+/// Sends datagrams of one size in one call: over loopback they arrive together.
+fn send_joined(client: &UdpSocket, size: usize, all: &[u8]) {
+    let size = size as libc::c_int;
+    // SAFETY: the option is an integer, which outlives the call.
+    let set = unsafe {
+        libc::setsockopt(
+            client.as_raw_fd(),
+            libc::SOL_UDP,
+            libc::UDP_SEGMENT,
+            (&raw const size).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    assert_eq!(set, 0);
+    client.send(all).unwrap();
+}
+
+/// Equal datagrams that come together, more bytes with their headings than one send takes: each leaves whole behind its
+/// own heading, or only the first does.
+#[test]
+fn headings_go_ahead_of_each_or_of_the_first() {
+    const AHEAD: &[u8] = b"a heading of 28 bytes, of us";
+    for (count, size) in [(64_u8, 1_000), (40, 1_472), (3, 20_000), (1, 0), (64, 20)] {
+        for every in [true, false] {
+            let (mut bench, _front, client) = bench();
+            let backend = socket();
+            let _ = socket2::SockRef::from(&backend).set_recv_buffer_size(1 << 22);
+            let flow = key(4);
+            let to = backend.local_addr().unwrap();
+            bench.ring.open_flow(flow, to, None).unwrap();
+            let all: Vec<u8> = (0..count).flat_map(|n| vec![n; size]).collect();
+            send_joined(&client, size, &all);
+            let mut first = true;
+            pass_all(&mut bench, u32::from(count), |bench, _, datagram| {
+                let heading = match every {
+                    true => Heading::Each(AHEAD),
+                    false if std::mem::take(&mut first) => Heading::First(AHEAD),
+                    false => Heading::Nothing,
+                };
+                bench.ring.to_backend(flow, heading, datagram);
+            });
+            bench.turn(Patience::None);
+            let mut buffer = vec![0; 65_536];
+            for n in 0..count {
+                let length = backend.recv(&mut buffer).unwrap();
+                let ahead = if every || n == 0 { AHEAD } else { &[] };
+                let wanted = [ahead, &vec![n; size]].concat();
+                assert!(
+                    buffer[..length] == wanted,
+                    "{count} of {size}, {every}: {n}"
+                );
+            }
+            all_buffers_are_back(&mut bench);
+            assert!(bench.datagrams.is_empty(), "{:?}", bench.datagrams);
+        }
+    }
+}
+
 #[test]
 fn a_closed_port_is_told() {
     let (mut bench, _front, client) = bench();
@@ -144,7 +202,7 @@ fn a_closed_port_is_told() {
     bench.ring.open_flow(flow, gone, None).unwrap();
     client.send(b"anybody?").unwrap();
     let (_, datagram) = request(&mut bench);
-    bench.ring.to_backend(flow, datagram);
+    bench.ring.to_backend(flow, Heading::Nothing, datagram);
     let told = bench.until(|bench| bench.datagrams.pop_front());
     assert!(
         matches!(told, Outcome::FlowBroken(of, Undelivered::Unreachable) if of == flow),
@@ -168,7 +226,7 @@ fn an_earlier_socket_of_a_flow_is_silent() {
     open(&mut bench, &first);
     client.send(b"one").unwrap();
     let (_, datagram) = request(&mut bench);
-    bench.ring.to_backend(flow, datagram);
+    bench.ring.to_backend(flow, Heading::Nothing, datagram);
     bench.turn(Patience::None);
     let mut buffer = [0; 16];
     let (_, old) = first.recv_from(&mut buffer).unwrap();
@@ -177,7 +235,7 @@ fn an_earlier_socket_of_a_flow_is_silent() {
     open(&mut bench, &second);
     client.send(b"two").unwrap();
     let (_, datagram) = request(&mut bench);
-    bench.ring.to_backend(flow, datagram);
+    bench.ring.to_backend(flow, Heading::Nothing, datagram);
     bench.turn(Patience::None);
     let (_, new) = second.recv_from(&mut buffer).unwrap();
     second.send_to(b"right", new).unwrap();
@@ -247,7 +305,7 @@ fn a_ring_with_open_flows_is_given_up_quietly() {
     }
     client.send(b"still on its way").unwrap();
     let (_, datagram) = request(&mut bench);
-    bench.ring.to_backend(key(5), datagram);
+    bench.ring.to_backend(key(5), Heading::Nothing, datagram);
     let before = std::time::Instant::now();
     drop(bench);
     assert!(

@@ -15,10 +15,19 @@ use crate::worker::choosing::{Reserved, reserve};
 use crate::worker::ending::spread;
 use crate::worker::engine::Worker;
 
+use super::TRIM_NS;
 use super::tenant::FlowTenant;
 
 /// Backends that one datagram tries at most.
 const TRIES: usize = 4;
+/// Flows that go at most for one socket: some may have none themselves.
+const VICTIMS: usize = 8;
+
+/// What has no room for one more flow.
+enum Crowded {
+    Pool,
+    Worker,
+}
 
 impl<K: Kernel> Worker<K> {
     /// A client that has no flow writes: the limits in order, then a place in the table. Its backend is chosen by whoever
@@ -44,7 +53,7 @@ impl<K: Kernel> Worker<K> {
         }
         let pool = self.world.pool(pool_id).cloned().ok_or(Drop::NoBackend)?;
         let admission = self.admit_client(&listener, caller.client.ip())?;
-        let Some((of_pool, of_process)) = self.make_room(&pool.shared.flows) else {
+        let Some((of_pool, of_process)) = self.make_room(&pool) else {
             self.withdraw(listener.id, &admission);
             return Err(Drop::TableFull);
         };
@@ -66,7 +75,7 @@ impl<K: Kernel> Worker<K> {
         counters.flows_active.add(1);
         counters.flows_total.add(1);
         let table = &mut self.flows.table;
-        let begun = table.insert(caller, rules_of(&pool), tenant, self.now);
+        let begun = table.insert(caller, pool_id.index(), rules_of(&pool), tenant, self.now);
         let flow = begun.map_err(|_| Drop::TableFull)?;
         self.count_on_socket(caller.socket, 1);
         self.set_flow_timer(flow);
@@ -86,66 +95,82 @@ impl<K: Kernel> Worker<K> {
         })
     }
 
-    /// Room in the table, the pool's limit and the process's: a full one lets its least worthy flow go. `None` if even
-    /// that does not help.
-    fn make_room(&mut self, of_pool: &Capacity) -> Option<(Reservation, Reservation)> {
+    /// Room in the table, the pool's limit and the process's: a full one lets its least worthy flow go, a pool's limit one
+    /// of the pool's own. `None` if even that does not help.
+    fn make_room(&mut self, pool: &Pool) -> Option<(Reservation, Reservation)> {
         for _ in 0..2 {
-            if !self.flows.table.is_full() {
-                let pool = of_pool.reserve();
-                if pool != Reservation::Full {
-                    let process = self.process.reserve();
-                    if process != Reservation::Full {
-                        return Some((pool, process));
-                    }
-                    if pool == Reservation::Held {
-                        of_pool.release();
-                    }
-                }
-            }
-            let victim = self.flows.table.victim(self.now)?;
-            self.end_flow(victim, End::Resources);
+            let among = match self.reserve_room(&pool.shared.flows) {
+                Ok(reserved) => return Some(reserved),
+                Err(Crowded::Pool) => Some(pool.shared.id.index()),
+                Err(Crowded::Worker) => None,
+            };
+            let victim = self.flows.table.victim(among, None, self.now)?;
+            self.crowd_out(victim);
         }
         None
     }
 
-    /// Gives a flow a backend, in the place of one that it may have; false if none can be had. It goes to another than
-    /// the one that failed, while there is one.
-    pub(super) fn move_flow(&mut self, flow: FlowKey) -> bool {
+    fn reserve_room(&self, of_pool: &Capacity) -> Result<(Reservation, Reservation), Crowded> {
+        if self.flows.table.is_full() {
+            return Err(Crowded::Worker);
+        }
+        let pool = of_pool.reserve();
+        if pool == Reservation::Full {
+            return Err(Crowded::Pool);
+        }
+        let process = self.process.reserve();
+        if process == Reservation::Full {
+            if pool == Reservation::Held {
+                of_pool.release();
+            }
+            return Err(Crowded::Worker);
+        }
+        Ok((pool, process))
+    }
+
+    fn crowd_out(&mut self, victim: FlowKey) {
+        self.hatch.counters.flows_crowded_out.add(1);
+        self.end_flow(victim, End::Resources);
+    }
+
+    /// Gives a flow a backend, in the place of one that it may have; or tells why it has none now, and no socket. It goes
+    /// to another than the one that failed, while there is one.
+    pub(super) fn move_flow(&mut self, flow: FlowKey) -> Result<(), Drop> {
         self.leave_backend(flow);
-        let Some(tenant) = self.flows.table.get(flow) else {
-            return false;
-        };
+        let tenant = self.flows.table.get(flow).ok_or(Drop::NoBackend)?;
         let (hash, failed) = (tenant.hash, tenant.failed);
-        let Some(pool) = self.world.pool(tenant.pool).cloned() else {
-            return false;
-        };
+        let pool = self.world.pool(tenant.pool).cloned();
+        let pool = pool.ok_or(Drop::NoBackend)?;
         let mut excluded = [BackendId(0); TRIES];
         let mut count = 0;
         if let Some(failed) = failed {
             excluded[0] = failed;
             count = 1;
         }
+        let mut made_way = false;
         // Each try passes over one more backend that cannot be opened.
         while count < TRIES {
             let (random, again) = (self.random(), self.random());
             let found = reserve(&pool, &excluded[..count], hash, random, self.now);
-            let Some(reserved) = found.or_else(|| reserve(&pool, &[], hash, again, self.now))
-            else {
-                return false;
-            };
+            let reserved = found
+                .or_else(|| reserve(&pool, &[], hash, again, self.now))
+                .ok_or(Drop::NoBackend)?;
             match self.open_way(flow, &reserved) {
-                Ok(()) => return true,
-                Err(failure) => {
-                    let ours = matches!(failure, ConnectFailure::Ports | ConnectFailure::Resources);
-                    if ours && !self.free_a_descriptor(flow) {
-                        return false;
+                Ok(()) => return Ok(()),
+                // No fault of the backend's, and worth one more try if somebody else goes.
+                Err(ConnectFailure::Ports | ConnectFailure::Resources) => {
+                    if made_way || !self.free_a_socket(flow) {
+                        return Err(Drop::Resources);
                     }
+                    made_way = true;
+                }
+                Err(_) => {
                     excluded[count] = reserved.backend.id;
                     count += 1;
                 }
             }
         }
-        false
+        Err(Drop::NoBackend)
     }
 
     /// Opens the flow's socket towards a backend on which it has a place, and counts it there; else gives the place back.
@@ -182,24 +207,32 @@ impl<K: Kernel> Worker<K> {
                 if reserved.held {
                     backend.capacity.release();
                 }
+                // Nothing reached the backend, so its turn was not used.
+                backend.pace.give_back();
             }
         }
         opened
     }
 
-    /// Out of descriptors or ports: the flow that is least worthy goes, if there is another than this one.
-    fn free_a_descriptor(&mut self, flow: FlowKey) -> bool {
-        match self.flows.table.victim(self.now) {
-            Some(victim) if victim != flow => {
-                self.end_flow(victim, End::Resources);
-                true
+    /// Out of descriptors or ports: the least worthy flow that has a socket goes, but not this one.
+    fn free_a_socket(&mut self, flow: FlowKey) -> bool {
+        for _ in 0..VICTIMS {
+            let Some(victim) = self.flows.table.victim(None, Some(flow), self.now) else {
+                return false;
+            };
+            let helps = self.kernel.has_flow(victim);
+            self.crowd_out(victim);
+            if helps {
+                self.kernel.let_go_at_once();
+                return true;
             }
-            _ => false,
         }
+        false
     }
 
-    /// The flow is not among its backend's any more.
+    /// The flow is not among its backend's any more, and what that one still says is nobody's.
     fn leave_backend(&mut self, flow: FlowKey) {
+        self.close_way(flow);
         let worker = self.world.worker;
         let Some(tenant) = self.flows.table.get_mut(flow) else {
             return;
@@ -221,6 +254,13 @@ impl<K: Kernel> Worker<K> {
             if held || trial.is_some() {
                 self.serve_waiters(pool);
             }
+        }
+    }
+
+    pub(super) fn close_way(&mut self, flow: FlowKey) {
+        self.kernel.close_flow(flow);
+        if self.flows.trim_at == Nanos::NEVER {
+            self.flows.trim_at = self.now.after(TRIM_NS);
         }
     }
 
@@ -247,7 +287,6 @@ impl<K: Kernel> Worker<K> {
             .get(flow)
             .map(|tenant| tenant.record(end, self.now));
         self.leave_backend(flow);
-        self.kernel.close_flow(flow);
         self.flows.timers.clear(flow.slot);
         let socket = self.flows.table.caller(flow).map(|caller| caller.socket);
         let Some(tenant) = self.flows.table.remove(flow) else {

@@ -4,6 +4,7 @@
 //!
 //! Nothing is sent here and now: what is passed on leaves with the next turn, many datagrams at a time.
 
+mod announcing;
 mod blame;
 mod life;
 mod sockets;
@@ -28,8 +29,13 @@ pub(super) struct Flows {
     /// Sockets whose receive broke, to be tried again at a pulse.
     paused: Vec<crate::ids::SocketId>,
     retry_at: Nanos,
+    /// When sockets that wait for flows are looked through; never, while there are none.
+    trim_at: Nanos,
     begun: u64,
 }
+
+/// A socket that waits for a flow for so long without being needed is closed, at the latest after twice this.
+const TRIM_NS: u64 = 1_000_000_000;
 
 impl Flows {
     pub(super) fn new(now: Nanos) -> Flows {
@@ -40,6 +46,7 @@ impl Flows {
             sockets: Vec::new(),
             paused: Vec::new(),
             retry_at: Nanos::NEVER,
+            trim_at: Nanos::NEVER,
             begun: 0,
         }
     }
@@ -50,7 +57,7 @@ impl Flows {
 
     /// When the worker must look after flows again, at the latest.
     pub(super) fn next(&self) -> Nanos {
-        self.timers.next().min(self.retry_at)
+        self.timers.next().min(self.retry_at).min(self.trim_at)
     }
 }
 
@@ -66,7 +73,13 @@ impl<K: Kernel> Worker<K> {
                 side,
                 datagrams,
                 why,
-            } => self.on_undelivered(flow, side, datagrams, why),
+                headed,
+            } => {
+                if headed {
+                    self.announce_again(flow);
+                }
+                self.on_undelivered(flow, side, datagrams, why);
+            }
             Outcome::NoDatagramBuffer => self.hatch.counters.buffer_pauses.add(1),
             Outcome::DatagramCut(socket) => self.count_drop_at(socket, Drop::TooLong, 1),
             Outcome::DatagramsPaused(socket, _) => self.pause_socket(socket),
@@ -74,6 +87,14 @@ impl<K: Kernel> Worker<K> {
             | Outcome::Accepted(..)
             | Outcome::AcceptEnded(..)
             | Outcome::Stream(..) => {}
+        }
+    }
+
+    pub(super) fn trim_flow_sockets(&mut self) {
+        if self.now >= self.flows.trim_at {
+            let more = self.kernel.trim_flow_sockets();
+            let next = self.now.after(TRIM_NS);
+            self.flows.trim_at = if more { next } else { Nanos::NEVER };
         }
     }
 
@@ -91,13 +112,20 @@ impl<K: Kernel> Worker<K> {
         let count = datagram.count();
         let asked = self.flows.table.on_request(flow, count, self.now);
         let anew = asked == Request::ChooseAnew || !self.kernel.has_flow(flow);
-        if (anew || self.has_lost_its_backend(flow)) && !self.move_flow(flow) {
-            self.count_drop(flow, Drop::NoBackend, count);
-            self.kernel.discard(datagram);
-            return;
+        if anew || self.has_lost_its_backend(flow) {
+            if let Err(why) = self.move_flow(flow) {
+                self.count_drop(flow, why, count);
+                self.kernel.discard(datagram);
+                if why == Drop::Resources {
+                    // A place in the table is for whoever can be served.
+                    self.hatch.counters.flows_crowded_out.add(1);
+                    self.end_flow(flow, crate::ids::End::Resources);
+                }
+                return;
+            }
+            self.begin_announcing(flow);
         }
-        self.count_passed(flow, Side::Client, &datagram);
-        self.kernel.to_backend(flow, datagram);
+        self.pass_to_backend(flow, caller, datagram);
     }
 
     /// Whether a known flow's backend takes no more of its datagrams: it went down, or into maintenance. One that drains
@@ -129,7 +157,7 @@ impl<K: Kernel> Worker<K> {
 
     /// The backend's host or port answers with an error: the next datagram looks for another one.
     fn on_flow_broken(&mut self, flow: FlowKey, why: Undelivered) {
-        self.kernel.close_flow(flow);
+        self.close_way(flow);
         self.note_flow_failure(flow, why);
     }
 

@@ -5,10 +5,13 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use crate::handoff::{ListenSocket, ListenerShared, Phase, Protocol, Snapshot};
-use crate::ids::{PoolId, SocketId, millis};
+use crate::ids::{Drop, PoolId, SocketId, millis};
 use crate::session::{FlowTable, Timers};
+use crate::sys::datagram;
 use crate::uring::Kernel;
 use crate::worker::engine::Worker;
+
+use super::Flows;
 
 /// How long a socket whose receive broke rests.
 const REST_NS: u64 = millis(20);
@@ -23,6 +26,8 @@ pub(super) struct DatagramSocket {
     /// The configuration has it no more: it serves the flows it has.
     pub(super) leaving: bool,
     flows: u32,
+    /// What the kernel had thrown away when it was last asked.
+    overruns: u32,
 }
 
 impl<K: Kernel> Worker<K> {
@@ -64,13 +69,15 @@ impl<K: Kernel> Worker<K> {
             open: false,
             leaving: false,
             flows: 0,
+            overruns: 0,
         });
         self.open_datagram_socket(self.flows.sockets.len() - 1);
     }
 
-    /// The first listener for datagrams brings the tables for flows.
+    /// The first listener for datagrams brings the tables for flows. They stay: a new table would begin its keys anew, and
+    /// the kernel may still answer for those of the old one.
     fn have_tables(&mut self) {
-        if self.flows.sockets.is_empty() && self.flows.table.is_empty() {
+        if !self.flows.table.has_size() {
             let flows_max = self.flows_max;
             self.flows.table = FlowTable::new(flows_max, self.random());
             self.flows.timers = Timers::new(flows_max, self.now);
@@ -92,7 +99,9 @@ impl<K: Kernel> Worker<K> {
     }
 
     pub(super) fn pause_socket(&mut self, id: SocketId) {
-        self.flows.paused.push(id);
+        if !self.flows.paused.contains(&id) {
+            self.flows.paused.push(id);
+        }
         self.flows.retry_at = self.now.after(REST_NS);
         self.hatch.counters.accept_pauses.add(1);
     }
@@ -108,6 +117,23 @@ impl<K: Kernel> Worker<K> {
                 Some(place) if self.flows.sockets[place].open => self.kernel.resume_datagrams(id),
                 Some(place) => self.open_datagram_socket(place),
                 None => {}
+            }
+        }
+    }
+
+    /// What the kernel threw away because this worker was late is counted, too.
+    pub(in crate::worker) fn count_overruns(&mut self) {
+        let worker = self.world.worker;
+        for local in &mut self.flows.sockets {
+            // A socket of our own: one that several workers share is counted by whoever has its number.
+            let Some(socket) = local.socket.descriptors.get(worker.index()) else {
+                continue;
+            };
+            if let Ok(overruns) = datagram::overruns(socket.as_fd()) {
+                let more = overruns.wrapping_sub(local.overruns);
+                local.overruns = overruns;
+                let drops = &local.listener.of(worker).drops;
+                drops[Drop::Overrun.index()].add(u64::from(more));
             }
         }
     }
@@ -133,5 +159,10 @@ impl<K: Kernel> Worker<K> {
             }
             stays
         });
+        // A socket that comes back under its old number is received from at once, and must not be a second time.
+        let Flows {
+            paused, sockets, ..
+        } = &mut self.flows;
+        paused.retain(|id| sockets.iter().any(|local| local.socket.id == *id));
     }
 }

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use crate::handoff::{BackendShared, ListenerShared, SessionRecord, SourcePlace, Trial};
 use crate::ids::{BackendId, End, Nanos, PoolId, Side};
 
+use super::announcing::Announcing;
+
 #[derive(Debug)]
 pub(super) struct FlowTenant {
     pub(super) id: u64,
@@ -29,6 +31,7 @@ pub(super) struct FlowTenant {
     pub(super) port: u16,
     pub(super) hash: u64,
     pub(super) opened: Nanos,
+    pub(super) announcing: Announcing,
     /// Backends it has had.
     pub(super) attempts: u8,
     /// By source side.
@@ -66,6 +69,7 @@ impl FlowTenant {
             port: 0,
             hash: 0,
             opened,
+            announcing: Announcing::Never,
             attempts: 0,
             bytes: [0; 2],
             datagrams: [0; 2],

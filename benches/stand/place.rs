@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::system;
+use super::system;
 
 /// Load tool, backend and iperf3 run here.
 pub const LOAD_CORE: usize = 0;
@@ -59,16 +59,30 @@ fn ip(arguments: &str) -> io::Result<()> {
 
 /// Waits until something listens on the port; asked of the kernel, since a connection would be a session.
 pub fn wait_for_listener(port: u16, patience: Duration) -> io::Result<()> {
+    wait_for_socket(["tcp", "tcp6"], "0A", port, patience)
+}
+
+/// Waits until a socket for datagrams is bound to the port.
+pub fn wait_for_bound(port: u16, patience: Duration) -> io::Result<()> {
+    wait_for_socket(["udp", "udp6"], "07", port, patience)
+}
+
+fn wait_for_socket(
+    tables: [&str; 2],
+    wanted_state: &str,
+    port: u16,
+    patience: Duration,
+) -> io::Result<()> {
     let start = Instant::now();
     let wanted = format!(":{port:04X} ");
     while start.elapsed() < patience {
-        for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
-            let text = fs::read_to_string(table).unwrap_or_default();
+        for table in tables {
+            let text = fs::read_to_string(format!("/proc/net/{table}")).unwrap_or_default();
             let listens = |line: &str| {
                 let mut fields = line.split_ascii_whitespace().skip(1);
                 let local = fields.next().unwrap_or_default();
                 let state = fields.nth(1).unwrap_or_default();
-                state == "0A" && format!("{local} ").contains(&wanted)
+                state == wanted_state && format!("{local} ").contains(&wanted)
             };
             if text.lines().any(listens) {
                 return Ok(());

@@ -7,8 +7,8 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use crate::subjects::end;
-use crate::system;
+use super::process::end;
+use super::system;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Watch {
@@ -61,7 +61,7 @@ impl Watch {
                 .stderr(Stdio::null()),
         };
         command.stdin(Stdio::null()).stdout(Stdio::null());
-        system::tie(&mut command, &[crate::place::LOAD_CORE]);
+        system::tie(&mut command, &[super::place::LOAD_CORE]);
         let child = command
             .spawn()
             .map_err(|error| io::Error::other(format!("perf: {error}")))?;

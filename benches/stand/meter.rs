@@ -6,7 +6,7 @@ use std::fs;
 use std::io;
 use std::time::{Duration, Instant};
 
-use crate::system;
+use super::system;
 
 /// Counters at one moment; the difference of two is a `Reading`.
 #[derive(Debug, Clone)]

@@ -5,8 +5,51 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use crate::catalogue::{Bound, Goal, Scenario};
-use crate::runs::Figures;
+/// Figures by the name of their column.
+pub type Figures = BTreeMap<&'static str, f64>;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bound {
+    AtMost,
+    AtLeast,
+}
+
+/// The median of the paired ratios of `column`, of `subject` to each of `against`, has to keep to the bound; with no one
+/// to compare to, the figure itself.
+#[derive(Debug, Clone, Copy)]
+pub struct Goal {
+    pub subject: &'static str,
+    pub column: &'static str,
+    pub against: &'static [&'static str],
+    pub bound: Bound,
+    pub factor: f64,
+}
+
+pub const fn at_most(column: &'static str, factor: f64, against: &'static [&'static str]) -> Goal {
+    Goal {
+        subject: "ringway",
+        column,
+        against,
+        bound: Bound::AtMost,
+        factor,
+    }
+}
+
+pub const fn at_least(column: &'static str, factor: f64, against: &'static [&'static str]) -> Goal {
+    Goal {
+        bound: Bound::AtLeast,
+        ..at_most(column, factor, against)
+    }
+}
+
+/// What a report has to know of a scenario.
+#[derive(Debug, Clone, Copy)]
+pub struct Sheet {
+    pub name: &'static str,
+    pub what: &'static str,
+    pub columns: &'static [&'static str],
+    pub goals: &'static [Goal],
+}
 
 /// All figures of one scenario: per repetition, per subject in the order of running.
 #[derive(Debug, Default)]
@@ -94,27 +137,27 @@ fn width(column: &str) -> usize {
     column.len().max(9)
 }
 
-pub fn print(scenario: &Scenario, results: &Results) {
-    println!("\n## {}: {}", scenario.name, scenario.what);
+pub fn print(sheet: &Sheet, results: &Results) {
+    println!("\n## {}: {}", sheet.name, sheet.what);
     print!("{:<16}", "median");
-    for column in scenario.columns {
+    for column in sheet.columns {
         print!(" {:>width$}", column, width = width(column));
     }
     println!();
     for subject in &results.order {
         print!("{subject:<16}");
-        for column in scenario.columns {
+        for column in sheet.columns {
             let figure = results.figure(subject, column);
             let text = figure.map_or("-".to_owned(), |figure| digits(figure.median));
             print!(" {:>width$}", text, width = width(column));
         }
         println!();
     }
-    print_ratios(scenario, results);
+    print_ratios(sheet, results);
     for (subject, failure) in &results.failures {
         println!("FAILED {subject}: {failure}");
     }
-    for goal in judged(scenario, results) {
+    for goal in judged(sheet, results) {
         println!("{goal}");
     }
     let runs: Vec<&Figures> = results
@@ -134,7 +177,7 @@ pub fn is_noisy(figures: &Figures) -> bool {
     figures.get("foreign").is_some_and(|foreign| *foreign > 0.1)
 }
 
-fn print_ratios(scenario: &Scenario, results: &Results) {
+fn print_ratios(sheet: &Sheet, results: &Results) {
     let ours = |subject: &&&str| subject.starts_with("ringway") || **subject == "other";
     let mut focus: Vec<&str> = results.order.iter().filter(ours).copied().collect();
     if focus.is_empty() {
@@ -145,7 +188,7 @@ fn print_ratios(scenario: &Scenario, results: &Results) {
             .filter(|subject| !["direct", "haproxy"].contains(subject))
             .collect();
     }
-    let columns: Vec<&str> = scenario
+    let columns: Vec<&str> = sheet
         .columns
         .iter()
         .copied()
@@ -173,9 +216,9 @@ fn print_ratios(scenario: &Scenario, results: &Results) {
 
 /// Each goal as a line: whether it is reached, what was asked, what was seen. A goal against several peers is one against
 /// the best of them.
-pub fn judged(scenario: &Scenario, results: &Results) -> Vec<String> {
+pub fn judged(sheet: &Sheet, results: &Results) -> Vec<String> {
     let mut lines = Vec::new();
-    for goal in scenario.goals {
+    for goal in sheet.goals {
         let sign = match goal.bound {
             Bound::AtMost => "<=",
             Bound::AtLeast => ">=",
@@ -196,7 +239,7 @@ pub fn judged(scenario: &Scenario, results: &Results) -> Vec<String> {
             let texts: Vec<String> = seen.into_iter().map(|(_, text)| text).collect();
             lines.push(format!(
                 "{verdict} {:<14} {} {} {sign} {}: {}",
-                scenario.name,
+                sheet.name,
                 goal.subject,
                 goal.column,
                 goal.factor,
@@ -214,7 +257,7 @@ fn is_within(goal: &Goal, seen: f64) -> bool {
     }
 }
 
-pub fn as_json(scenario: &Scenario, results: &Results) -> Value {
+pub fn as_json(sheet: &Sheet, results: &Results) -> Value {
     let subjects: BTreeMap<_, _> = results
         .order
         .iter()
@@ -223,7 +266,7 @@ pub fn as_json(scenario: &Scenario, results: &Results) -> Value {
     let mut ratios = BTreeMap::new();
     for subject in &results.order {
         for peer in results.order.iter().filter(|peer| *peer != subject) {
-            let columns: BTreeMap<_, _> = scenario
+            let columns: BTreeMap<_, _> = sheet
                 .columns
                 .iter()
                 .filter_map(|column| {
@@ -235,11 +278,11 @@ pub fn as_json(scenario: &Scenario, results: &Results) -> Value {
         }
     }
     json!({
-        "name": scenario.name,
-        "what": scenario.what,
+        "name": sheet.name,
+        "what": sheet.what,
         "subjects": subjects,
         "ratios": ratios,
-        "goals": judged(scenario, results),
+        "goals": judged(sheet, results),
         "failures": results.failures,
     })
 }
