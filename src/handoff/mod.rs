@@ -18,6 +18,7 @@ mod journal;
 mod latency;
 mod preface;
 mod rate;
+mod roll;
 mod shared;
 mod sketch;
 mod snapshot;
@@ -42,6 +43,7 @@ pub use journal::{Journal, SessionRecord};
 pub use latency::LatencyCell;
 pub use preface::{Announcers, NamePattern, Preface, Route};
 pub use rate::{Meter, Pace, Rate};
+pub use roll::{Roll, Step};
 pub use shared::{
     BackendCounters, BackendShared, ListenerCounters, ListenerShared, PoolCounters, PoolShared,
 };

@@ -10,6 +10,8 @@
 //! | `leave` | drains and ends |
 //! | `registry` | identities over reloads |
 //! | `binder` | listening sockets over reloads |
+//! | `inherited`, `store`, `notify` | what the service manager hands over, keeps for us, and is told |
+//! | `roll_call` | whether every worker still answers |
 //! | `resolver` | host names |
 //! | `world`, `publisher` | plan to snapshot, snapshot to workers |
 //! | `board`, `events`, `admin`, `scribe` | what is seen from outside |
@@ -22,6 +24,7 @@ mod conflicts;
 mod crew;
 mod events;
 mod failure;
+mod inherited;
 mod leave;
 mod machine;
 mod notify;
@@ -29,9 +32,11 @@ mod publisher;
 mod registry;
 mod reload;
 mod resolver;
+mod roll_call;
 mod scribe;
 mod signals;
 mod start;
+mod store;
 mod tick;
 mod warm;
 mod world;
@@ -52,12 +57,15 @@ use crew::Crew;
 use publisher::Publisher;
 use registry::Registry;
 use resolver::Resolved;
+use roll_call::RollCall;
 use scribe::Scribe;
 use scribe::line::Format;
 use scribe::sink::Place;
+use sd_notify::NotifyState;
 use signals::{Signals, Wish};
 use world::World;
 
+pub use crate::sys::handed::{Handed, take_handed};
 pub use crew::{kernel_features, workers_of};
 pub use failure::Failure;
 pub use machine::survey;
@@ -68,6 +76,8 @@ pub struct Setup {
     pub plan: Plan,
     /// Where the plan came from, to be read again at a reload.
     pub file: Option<PathBuf>,
+    /// Sockets that the service manager handed to this process.
+    pub handed: Vec<Handed>,
     /// Told once everything serves.
     pub on_ready: Option<std::sync::mpsc::Sender<Ready>>,
     /// Orders from inside the process, besides signals.
@@ -127,6 +137,7 @@ struct Office {
         mpsc::UnboundedReceiver<Resolved>,
     ),
     tick: tick::Tick,
+    roll_call: RollCall,
 }
 
 /// Where the admin server was asked to be, and the server.
@@ -193,6 +204,25 @@ impl Office {
         ));
         let events = &self.board.events;
         events.listeners_changed(&before.snapshot, &snapshot);
+    }
+
+    /// How it goes, in one line for the service manager.
+    fn tell_status(&self) {
+        let refused = self
+            .reloads
+            .last
+            .as_ref()
+            .and_then(|note| note.error.as_ref());
+        let refused = refused.map(|sentence| format!("reload refused: {sentence}"));
+        let troubles: Vec<String> = self.missing_workers().into_iter().chain(refused).collect();
+        let status = match troubles.is_empty() {
+            true => {
+                let listeners = self.world.plan.listeners.len();
+                format!("serving on {listeners} listeners")
+            }
+            false => troubles.join("; "),
+        };
+        notify::tell(&[NotifyState::Status(&status)]);
     }
 
     /// Renews what is seen from outside without a new snapshot.

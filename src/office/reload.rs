@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use sd_notify::NotifyState;
+
 use crate::config::{self, OnLoss, Plan};
 use crate::handoff::{Admin, BackendShared};
 use crate::ids::End;
@@ -15,13 +17,14 @@ use super::failure::Failure;
 use super::registry::Change;
 use super::resolver::{self, Resolved};
 use super::world::{World, milliseconds};
-use super::{AdminSeat, Office, admin, checks, log_place};
+use super::{AdminSeat, Office, admin, checks, log_place, notify};
 
 const READ_WITHIN: Duration = Duration::from_secs(5);
 
 impl Office {
     /// Reads the file again. What came of it is logged and stands in the status; nothing changes if it is refused.
     pub(super) async fn reload(&mut self) {
+        notify::tell_reloading();
         let outcome = self.try_reload().await;
         let mut note = ReloadNote {
             at: SystemTime::now(),
@@ -36,20 +39,20 @@ impl Office {
                     false => changes.join(", "),
                 };
                 log::info!("reload taken: {said}");
-                super::notify::tell("STATUS=serving");
                 note.changes = changes;
             }
             Err(failure) => {
                 self.reloads.refused += 1;
                 let sentence = failure.to_string().replace('\n', "; ");
                 log::error!("reload refused, the running configuration stays: {sentence}");
-                super::notify::tell(&format!("STATUS=reload refused: {sentence}"));
                 note.error = Some(sentence);
             }
         }
         self.board.events.reloaded(&note);
         self.reloads.last = Some(note);
         self.repin();
+        notify::tell(&[NotifyState::Ready]);
+        self.tell_status();
     }
 
     async fn try_reload(&mut self) -> Result<Vec<String>, Failure> {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use sd_notify::NotifyState;
 use tokio::sync::mpsc;
 
 use crate::config::Plan;
@@ -20,6 +21,7 @@ use super::failure::Failure;
 use super::publisher::Publisher;
 use super::registry::Registry;
 use super::resolver::{self, Resolved};
+use super::roll_call::RollCall;
 use super::scribe::Scribe;
 use super::signals::Signals;
 use super::tick::Tick;
@@ -38,7 +40,7 @@ pub async fn start(setup: Setup) -> Result<Office, Failure> {
     let admin = setup.plan.admin.bind.map(admin::bind).transpose()?;
     let socket = admin::socket::bind_socket(&setup.plan.admin)?;
     let wanted_admin = setup.plan.admin.bind;
-    let mut binder = Binder::new(workers);
+    let mut binder = Binder::new(workers, setup.handed);
     let mut registry = Registry::new(workers);
     let world = settle(setup.plan, &mut binder, &mut registry).await?;
 
@@ -54,7 +56,7 @@ pub async fn start(setup: Setup) -> Result<Office, Failure> {
     let board = Arc::new(board);
     let up = bring_up(&kit, &board, (admin, socket), log_place(&world.plan));
     // Paths of unix sockets must not be left behind.
-    let (crew, scribe, server, socket) = up.inspect_err(|_| binder.release_all())?;
+    let (crew, scribe, server, socket) = up.inspect_err(|_| binder.give_up())?;
     let mut office = Office {
         file: setup.file,
         board,
@@ -72,11 +74,12 @@ pub async fn start(setup: Setup) -> Result<Office, Failure> {
         orders: setup.orders,
         lookups: mpsc::unbounded_channel(),
         tick: Tick::new(workers),
+        roll_call: RollCall::new(usize::from(workers)),
     };
     office.board.watch(checks::targets(&office.world));
     office.publish();
     if !office.publisher.settled().await {
-        office.binder.release_all();
+        office.binder.give_up();
         return Err(Failure::CannotStart(
             "a worker did not take the configuration within 2 s".to_owned(),
         ));
@@ -99,6 +102,7 @@ async fn settle(
         Ok(world) => {
             registry.commit();
             binder.commit(prepared);
+            binder.sort_out(&world.plan);
             world.apply_limits();
             Ok(world)
         }
@@ -159,7 +163,8 @@ impl Office {
             "ready: {workers} workers, at most {limit} sessions, listeners {}",
             names.join(", ")
         );
-        notify::tell("READY=1\nSTATUS=serving");
+        notify::tell(&[NotifyState::Ready]);
+        self.tell_status();
         if let Some(on_ready) = on_ready {
             let _ = on_ready.send(ready);
         }

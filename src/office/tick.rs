@@ -14,7 +14,7 @@ use super::resolver::AGAIN;
 use super::{Office, checks, start};
 
 /// The office's pulse: also how late a change of health is logged.
-const PULSE: Duration = Duration::from_millis(250);
+pub const PULSE: Duration = Duration::from_millis(250);
 const BUSY_WINDOW_NS: u64 = 1_000_000_000;
 const COMPLAIN: Duration = Duration::from_secs(60);
 
@@ -80,6 +80,7 @@ impl Tick {
 
 impl Office {
     pub(super) fn on_tick(&mut self) {
+        self.call_the_roll();
         checks::log_changes(&self.board);
         super::warm::log_notices(&self.board);
         self.tick.alarms.look(&self.board);

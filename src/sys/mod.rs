@@ -6,6 +6,7 @@
 pub mod affinity;
 pub mod datagram;
 mod doorbell;
+pub mod handed;
 mod idle_set;
 pub mod limits;
 pub mod listen;
@@ -13,6 +14,7 @@ mod option;
 pub mod pipe;
 pub mod stream;
 pub mod tcp_state;
+pub mod thread;
 pub mod thread_cpu;
 
 pub use doorbell::Doorbell;

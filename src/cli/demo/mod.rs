@@ -68,6 +68,7 @@ impl Balancer {
         let setup = Setup {
             plan,
             file: None,
+            handed: Vec::new(),
             on_ready: Some(tell_ready),
             orders: Some(inbox),
         };

@@ -196,6 +196,17 @@ pub(super) fn workers(page: &mut Page<'_>, board: &Board) -> fmt::Result {
     for (name, help, pick) in WORKER_COUNTERS {
         page.counter(name, help, read(pick))?;
     }
+    let rolls = || hatches.iter().map(|hatch| &hatch.roll).enumerate();
+    page.gauge(
+        "worker_silent",
+        "1 while the worker does not answer its doorbell",
+        rolls().map(|(i, roll)| (label(i), roll.silent.read() as f64)),
+    )?;
+    page.counter(
+        "worker_silences",
+        "Times that the worker left its doorbell unanswered for a second",
+        rolls().map(|(i, roll)| (label(i), roll.silences.read())),
+    )?;
     Ok(())
 }
 
