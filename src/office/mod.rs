@@ -11,6 +11,7 @@
 //! | `registry` | identities over reloads |
 //! | `binder` | listening sockets over reloads |
 //! | `inherited`, `store`, `notify` | what the service manager hands over, keeps for us, and is told |
+//! | `headroom` | what is left of descriptors, memory, ports |
 //! | `roll_call` | whether every worker still answers |
 //! | `resolver` | host names |
 //! | `world`, `publisher` | plan to snapshot, snapshot to workers |
@@ -24,6 +25,7 @@ mod conflicts;
 mod crew;
 mod events;
 mod failure;
+mod headroom;
 mod inherited;
 mod leave;
 mod machine;
@@ -54,6 +56,7 @@ use crate::ids::Address;
 use binder::Binder;
 use board::{Board, Reloads, View};
 use crew::Crew;
+use headroom::Headroom;
 use publisher::Publisher;
 use registry::Registry;
 use resolver::Resolved;
@@ -138,6 +141,7 @@ struct Office {
     ),
     tick: tick::Tick,
     roll_call: RollCall,
+    headroom: Headroom,
 }
 
 /// Where the admin server was asked to be, and the server.

@@ -18,6 +18,7 @@ use super::binder::Binder;
 use super::board::{Board, Names, Reloads, View};
 use super::crew::{Crew, Kit, workers_of};
 use super::failure::Failure;
+use super::headroom::Headroom;
 use super::publisher::Publisher;
 use super::registry::Registry;
 use super::resolver::{self, Resolved};
@@ -75,6 +76,7 @@ pub async fn start(setup: Setup) -> Result<Office, Failure> {
         lookups: mpsc::unbounded_channel(),
         tick: Tick::new(workers),
         roll_call: RollCall::new(usize::from(workers)),
+        headroom: Headroom::default(),
     };
     office.board.watch(checks::targets(&office.world));
     office.publish();

@@ -88,6 +88,7 @@ impl Office {
         self.review_tiers(now);
         if now.since(self.tick.busy_at) >= BUSY_WINDOW_NS {
             self.measure_busy(now);
+            self.look_at_headroom();
             self.registry.sweep(now);
             self.binder.sweep(now);
             self.publisher.sweep();

@@ -142,6 +142,14 @@ pub(super) fn process(page: &mut Page<'_>, board: &Board, view: &View) -> fmt::R
         "Client addresses that can be told apart at a time; 0 without limits per source",
         [(vec![], places as f64)],
     )?;
+    let headroom = board.headroom.lock().clone();
+    page.gauge(
+        "headroom_ratio",
+        "Share of a resource that is left; of local ports, that towards the backend with the least",
+        headroom
+            .into_iter()
+            .map(|(resource, left)| (vec![("resource", resource)], left)),
+    )?;
     page.counter(
         "reloads",
         "Reloads of the configuration",
@@ -150,6 +158,10 @@ pub(super) fn process(page: &mut Page<'_>, board: &Board, view: &View) -> fmt::R
             (vec![("result", "refused")], view.reloads.refused),
         ],
     )?;
+    logs(page, board)
+}
+
+fn logs(page: &mut Page<'_>, board: &Board) -> fmt::Result {
     page.counter(
         "access_log_lines",
         "Lines written to the access log",
