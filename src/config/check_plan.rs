@@ -4,6 +4,7 @@
 //! `health` and `kinds` make it from the file; `worst` and the office read it.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use regex::bytes::Regex;
@@ -78,9 +79,14 @@ impl CheckKind {
     /// The role that a backend must have to serve; `None`: any.
     #[must_use]
     pub fn role(&self) -> Option<Role> {
+        self.login().and_then(|login| login.role)
+    }
+
+    #[must_use]
+    pub fn login(&self) -> Option<&LoginPlan> {
         match self {
             CheckKind::Postgres(login) | CheckKind::Mysql(login) | CheckKind::Redis(login) => {
-                login.role
+                Some(login)
             }
             _ => None,
         }
@@ -152,6 +158,8 @@ pub struct HttpPlan {
 pub struct LoginPlan {
     pub user: Option<String>,
     pub password: Option<Secret>,
+    /// Where the password was read.
+    pub password_file: Option<PathBuf>,
     pub database: Option<String>,
     /// `None`: any.
     pub role: Option<Role>,

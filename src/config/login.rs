@@ -3,6 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::Read;
+use std::path::PathBuf;
 
 use crate::ids::{Role, Secret};
 
@@ -23,11 +24,15 @@ const ROLES: &[(&str, Option<Option<Role>>)] = &[
 pub(super) fn read_login(desk: &mut Desk<'_>, table: &mut Section, kind: &str) -> LoginPlan {
     let (user_at, has_password) = (table.place_of("user"), table.has("password_file"));
     let (password_at, role_at) = (table.place_of("password_file"), table.place_of("role"));
+    let user = table.read(desk, "user", any_text);
+    let (password_file, password) = table
+        .read(desk, "password_file", password)
+        .flatten()
+        .unzip();
     let plan = LoginPlan {
-        user: table
-            .read(desk, "user", any_text)
-            .filter(|user| !user.is_empty()),
-        password: table.read(desk, "password_file", password).flatten(),
+        user: user.filter(|user| !user.is_empty()),
+        password,
+        password_file,
         database: read_database(desk, table, kind),
         role: table.read(desk, "role", word(ROLES)).flatten(),
     };
@@ -73,12 +78,13 @@ fn read_database(desk: &mut Desk<'_>, table: &mut Section, kind: &str) -> Option
 }
 
 /// The first line of a file; `None` for "".
-fn password(value: &Value) -> Result<Option<Secret>, Refusal> {
+fn password(value: &Value) -> Result<Option<(PathBuf, Secret)>, Refusal> {
     let path = any_text(value)?;
     if path.is_empty() {
         return Ok(None);
     }
-    read_password(&path).map(Some).map_err(|why| {
+    let read = read_password(&path);
+    read.map(|secret| Some((PathBuf::from(path), secret))).map_err(|why| {
         Refusal::Allowed(format!(
             "a readable file with one line, the password, of at most {PASSWORD_BYTES_MAX} bytes ({why})"
         ))

@@ -12,6 +12,7 @@
 //! | `binder` | listening sockets over reloads |
 //! | `inherited`, `store`, `notify` | what the service manager hands over, keeps for us, and is told |
 //! | `headroom` | what is left of descriptors, memory, ports |
+//! | `sandbox` | what the process may do and who it is, from its first thread on |
 //! | `roll_call` | whether every worker still answers |
 //! | `resolver` | host names |
 //! | `world`, `publisher` | plan to snapshot, snapshot to workers |
@@ -35,6 +36,7 @@ mod registry;
 mod reload;
 mod resolver;
 mod roll_call;
+mod sandbox;
 mod scribe;
 mod signals;
 mod start;
@@ -61,6 +63,7 @@ use publisher::Publisher;
 use registry::Registry;
 use resolver::Resolved;
 use roll_call::RollCall;
+use sandbox::Sandbox;
 use scribe::Scribe;
 use scribe::line::Format;
 use scribe::sink::Place;
@@ -125,6 +128,7 @@ struct Office {
     board: Arc<Board>,
     registry: Registry,
     binder: Binder,
+    sandbox: Sandbox,
     world: World,
     publisher: Publisher,
     phase: Phase,

@@ -59,7 +59,15 @@ impl Office {
         let Some(file) = &self.file else {
             return Err(Failure::Broken("there is no file to reload".to_owned()));
         };
-        let plan = read(file.clone()).await?;
+        let plan = read(file.clone()).await.map_err(|failure| {
+            let sentence = failure.to_string();
+            match self.sandbox.hint() {
+                Some(hint) if sentence.to_lowercase().contains("permission denied") => {
+                    Failure::Broken(format!("{sentence}: {hint}"))
+                }
+                _ => failure,
+            }
+        })?;
         let fixed = self.world.plan.fixed_changes(&plan);
         if !fixed.is_empty() {
             return Err(Failure::Broken(format!(
@@ -67,6 +75,7 @@ impl Office {
                 fixed.join(", ")
             )));
         }
+        self.sandbox.admits(&plan).map_err(Failure::Broken)?;
         let changes = changes(&self.world.plan, &plan);
         let looked = resolver::resolve(resolver::names_of(&plan)).await;
         let resolved = resolver::merge(&self.world.resolved, looked);

@@ -2,6 +2,7 @@
 //! names, sockets, workers, admin, and the first snapshot last.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use crate::ids::Clock;
 
 use super::admin;
 use super::admin::socket::{BoundSocket, SocketServer};
-use super::binder::Binder;
+use super::binder::{Binder, Prepared};
 use super::board::{Board, Names, Reloads, View};
 use super::crew::{Crew, Kit, workers_of};
 use super::failure::Failure;
@@ -23,6 +24,7 @@ use super::publisher::Publisher;
 use super::registry::Registry;
 use super::resolver::{self, Resolved};
 use super::roll_call::RollCall;
+use super::sandbox::{self, Sandbox};
 use super::scribe::Scribe;
 use super::signals::Signals;
 use super::tick::Tick;
@@ -43,7 +45,9 @@ pub async fn start(setup: Setup) -> Result<Office, Failure> {
     let wanted_admin = setup.plan.admin.bind;
     let mut binder = Binder::new(workers, setup.handed);
     let mut registry = Registry::new(workers);
-    let world = settle(setup.plan, &mut binder, &mut registry).await?;
+    let prepared = binder.prepare(&setup.plan).await?;
+    let closed = shut_in(&setup.plan, setup.file.as_deref(), &prepared);
+    let (world, sandbox) = settle(setup.plan, prepared, &mut binder, &mut registry, closed).await?;
 
     let kit = Kit {
         hatches: Arc::clone(&hatches),
@@ -63,6 +67,7 @@ pub async fn start(setup: Setup) -> Result<Office, Failure> {
         board,
         registry,
         binder,
+        sandbox,
         world,
         publisher: Publisher::new(hatches),
         phase: Phase::Serving,
@@ -90,14 +95,32 @@ pub async fn start(setup: Setup) -> Result<Office, Failure> {
     Ok(office)
 }
 
-/// Resolves, binds and claims what the first plan needs.
+/// Everything is bound, and no other thread is there yet: from here on the process may do no more than it must.
+fn shut_in(plan: &Plan, file: Option<&Path>, prepared: &Prepared) -> Result<Sandbox, Failure> {
+    let mut sandbox = Sandbox::around(plan, file);
+    sandbox::become_user(plan, prepared.sockets.iter().flatten().map(AsRef::as_ref))?;
+    if plan.global.sandbox {
+        sandbox.close()?;
+    }
+    Ok(sandbox)
+}
+
+/// Resolves and claims what the first plan needs besides sockets.
 async fn settle(
     plan: Plan,
+    prepared: Prepared,
     binder: &mut Binder,
     registry: &mut Registry,
-) -> Result<World, Failure> {
+    shut_in: Result<Sandbox, Failure>,
+) -> Result<(World, Sandbox), Failure> {
+    let sandbox = match shut_in {
+        Ok(sandbox) => sandbox,
+        Err(failure) => {
+            binder.abandon(prepared);
+            return Err(failure);
+        }
+    };
     let resolved = resolver::resolve(resolver::names_of(&plan)).await;
-    let prepared = binder.prepare(&plan).await?;
     let sockets = prepared.sockets.clone();
     registry.begin();
     match World::claim(plan, resolved, sockets, registry, None) {
@@ -106,7 +129,7 @@ async fn settle(
             binder.commit(prepared);
             binder.sort_out(&world.plan);
             world.apply_limits();
-            Ok(world)
+            Ok((world, sandbox))
         }
         Err(error) => {
             binder.abandon(prepared);

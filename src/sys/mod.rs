@@ -3,6 +3,7 @@
 //!
 //! `unsafe` is allowed here and in `uring` alone.
 
+pub mod account;
 pub mod affinity;
 pub mod datagram;
 mod doorbell;
@@ -13,6 +14,7 @@ pub mod listen;
 mod option;
 pub mod pipe;
 pub mod stream;
+pub mod syscalls;
 pub mod tcp_state;
 pub mod thread;
 pub mod thread_cpu;

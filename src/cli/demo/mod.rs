@@ -123,6 +123,8 @@ fn configuration(stage: &Stage) -> String {
         r#"
 [global]
 shutdown_grace = "1s"
+# Backends and clients share this process, and their threads are there already.
+sandbox = "off"
 [admin]
 bind = "127.0.0.1:0"
 [[listener]]
