@@ -17,6 +17,7 @@
 //! | `resolver` | host names |
 //! | `world`, `publisher` | plan to snapshot, snapshot to workers |
 //! | `board`, `events`, `admin`, `scribe` | what is seen from outside |
+//! | `diary`, `journald` | what the process says of itself, and how it gets into the journal |
 
 mod admin;
 mod binder;
@@ -24,10 +25,12 @@ mod board;
 mod checks;
 mod conflicts;
 mod crew;
+mod diary;
 mod events;
 mod failure;
 mod headroom;
 mod inherited;
+mod journald;
 mod leave;
 mod machine;
 mod notify;
@@ -73,6 +76,7 @@ use world::World;
 
 pub use crate::sys::handed::{Handed, take_handed};
 pub use crew::{kernel_features, workers_of};
+pub use diary::{flush as flush_diary, open as open_diary};
 pub use failure::Failure;
 pub use machine::survey;
 
@@ -245,6 +249,7 @@ fn log_place(plan: &Plan) -> (Place, Format) {
     let place = match &plan.global.access_log {
         AccessLog::Off => Place::Off,
         AccessLog::Stdout => Place::Stdout,
+        AccessLog::Stderr if journald::is_stderr() => Place::Journal,
         AccessLog::Stderr => Place::Stderr,
         AccessLog::File(path) => Place::File(path.clone()),
     };

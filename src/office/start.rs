@@ -29,7 +29,7 @@ use super::scribe::Scribe;
 use super::signals::Signals;
 use super::tick::Tick;
 use super::world::World;
-use super::{Office, Ready, Setup, checks, log_place, machine, notify};
+use super::{Office, Ready, Setup, checks, diary, log_place, machine, notify};
 
 /// How long the end of the process waits for the access log.
 pub const SCRIBE_PATIENCE: Duration = Duration::from_secs(1);
@@ -102,6 +102,8 @@ fn shut_in(plan: &Plan, file: Option<&Path>, prepared: &Prepared) -> Result<Sand
     if plan.global.sandbox {
         sandbox.close()?;
     }
+    diary::start_thread()
+        .map_err(|error| Failure::CannotStart(format!("no thread for the log: {error}")))?;
     Ok(sandbox)
 }
 

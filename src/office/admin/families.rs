@@ -11,6 +11,7 @@ use crate::handoff::{
 };
 use crate::ids::{CancelResult, CheckResult, ConnectFailure, Drop, End, Refusal};
 use crate::office::board::{Board, View};
+use crate::office::diary;
 use crate::office::events::Kind;
 
 use super::metrics::{Labels, Page};
@@ -171,6 +172,11 @@ fn logs(page: &mut Page<'_>, board: &Board) -> fmt::Result {
         "access_log_lines_lost",
         "Access-log lines that could not be written",
         [(vec![], board.lines_lost())],
+    )?;
+    page.counter(
+        "log_lines_lost",
+        "Lines of the process's own log that could not be written",
+        [(vec![], diary::lost())],
     )
 }
 
