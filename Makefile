@@ -8,7 +8,7 @@ SERVERS := iperf3 postgresql postgresql-contrib redis-server redis-tools util-li
 # take turns by themselves.
 THREADS ?= 4
 
-.PHONY: run build test servers fmt lint units systems soak bench
+.PHONY: run build test servers fmt lint units systems soak bench deb
 
 run:
 	$(CARGO) run --release -- demo
@@ -50,3 +50,7 @@ soak:
 
 bench:
 	$(CARGO) bench
+
+# A Debian package in target/.
+deb: build
+	packaging/deb.sh target/release/ringway target

@@ -296,3 +296,55 @@ fn a_killed_service_loses_no_client_in_its_queue() {
     let left = within(seconds(5), "the log", || Some(container.log()));
     assert!(!left.contains("panicked"), "{left}");
 }
+
+/// Built as `make deb` does, put into an empty root by Debian's own tool.
+#[test]
+fn the_debian_package_has_what_it_promises() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/deb.sh");
+    let built = Command::new(script)
+        .args([Path::new(PROGRAM), folder.path()])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&built.stderr);
+    assert!(built.status.success(), "{said}");
+    let package = String::from_utf8(built.stdout).unwrap();
+    let package = package.trim();
+    let root = folder.path().join("root");
+    let control = folder.path().join("control");
+    for (option, into) in [("-x", &root), ("-e", &control)] {
+        let done = Command::new(program("dpkg-deb", "dpkg"))
+            .args([option, package])
+            .arg(into)
+            .status();
+        assert!(done.unwrap().success());
+    }
+    let installed = |path: &str| root.join(path.trim_start_matches('/'));
+    let version = Command::new(installed("/usr/bin/ringway"))
+        .arg("version")
+        .output()
+        .unwrap();
+    assert!(version.status.success());
+    // What the unit names is where the package puts it, and the configuration runs as it is.
+    let unit = fs::read_to_string(installed("/lib/systemd/system/ringway.service")).unwrap();
+    assert!(unit.contains("ExecStart=/usr/bin/ringway run -c /etc/ringway/config.toml"));
+    let check = Command::new(installed("/usr/bin/ringway"))
+        .args(["check", "-c"])
+        .arg(installed("/etc/ringway/config.toml"))
+        .output()
+        .unwrap();
+    assert!(
+        check.status.success(),
+        "{}",
+        String::from_utf8_lossy(&check.stderr)
+    );
+    let conffiles = fs::read_to_string(control.join("conffiles")).unwrap();
+    assert_eq!(conffiles, "/etc/ringway/config.toml\n");
+    for script in ["postinst", "prerm", "postrm"] {
+        let done = Command::new("sh")
+            .arg("-n")
+            .arg(control.join(script))
+            .status();
+        assert!(done.unwrap().success(), "{script}");
+    }
+}
