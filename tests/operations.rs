@@ -328,6 +328,57 @@ fn a_log_that_cannot_be_written_does_not_stop_traffic() {
     });
 }
 
+/// A session that lasts is seen before its end, where that is asked for.
+#[test]
+fn long_sessions_are_logged_while_they_last() {
+    let backend = Backend::named("a");
+    let address = net::free_address();
+    let ringway = Setup::new(single(address, backend.address))
+        .global(
+            "workers = 1\npin = \"off\"\nshutdown_grace = \"2s\"\naccess_log = \"stdout\"\nlog_interval = \"1s\"\n",
+        )
+        .start();
+    let began = Instant::now();
+    let (mut stream, _) = open(address);
+    say(&mut stream, "hello");
+    let events = || -> Vec<String> {
+        let text = ringway.stdout();
+        let lines = text.lines().filter(|line| line.contains(" event="));
+        lines.map(str::to_owned).collect()
+    };
+    let progress = |events: &[String]| events.iter().filter(|l| l.contains("=progress ")).count();
+    until(seconds(10), "two reports of progress", || {
+        progress(&events()) >= 2
+    });
+    assert!(began.elapsed() >= seconds(2), "sooner than asked for");
+    stream.shutdown(Shutdown::Write).expect("half-close");
+    stream.read_to_end(&mut Vec::new()).expect("the end");
+    until(seconds(5), "its end", || {
+        events().iter().any(|l| l.contains(" event=end "))
+    });
+    let events = events();
+    let id = |line: &str| {
+        line.split(' ')
+            .find(|f| f.starts_with("id="))
+            .map(str::to_owned)
+    };
+    assert!(
+        events.iter().all(|line| id(line) == id(&events[0])),
+        "{events:?}"
+    );
+    assert!(events[0].contains(" event=start ") && events[0].contains(" backend=- "));
+    assert!(events[1].contains(" event=connect ") && events[1].contains(" backend=only "));
+    assert!(
+        events[2].contains(" bytes_in=6 bytes_out=8 end=- "),
+        "{events:?}"
+    );
+    assert!(
+        events
+            .last()
+            .is_some_and(|line| line.contains(" end=client-fin "))
+    );
+}
+
 /// A pipe that nobody reads, as small as they come.
 fn stalled() -> (PipeReader, fs::File) {
     let (reader, writer) = std::io::pipe().expect("a pipe");

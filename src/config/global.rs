@@ -48,6 +48,13 @@ pub(super) fn read_global(desk: &mut Desk<'_>, mut table: Section) -> GlobalPlan
                 ]),
             )
             .unwrap_or(LogFormat::Text),
+        log_interval: table
+            .read(
+                desk,
+                "log_interval",
+                duration_or_off(Duration::from_secs(1), YEAR),
+            )
+            .flatten(),
         spin: table.read(desk, "spin", spin).unwrap_or(Spin::Off),
         user,
         group,

@@ -42,6 +42,8 @@ pub struct GlobalPlan {
     pub shutdown_delay: Duration,
     pub access_log: AccessLog,
     pub access_log_format: LogFormat,
+    /// How often sessions that still run are logged, besides their start, connection and end; `None`: ends only.
+    pub log_interval: Option<Duration>,
     pub spin: Spin,
     /// Whom to become once everything is bound; `None`: nobody else.
     pub user: Option<String>,

@@ -225,6 +225,7 @@ fn empty() -> Arc<Snapshot> {
         pools: Vec::new(),
         spin: Spin::Off,
         journal: false,
+        report_ns: 0,
     })
 }
 

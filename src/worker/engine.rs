@@ -10,6 +10,7 @@ use crate::sys::thread_cpu::thread_cpu_ns;
 use crate::uring::{Incoming, Kernel, Outcome, Parcel, Patience};
 
 use super::flows::Flows;
+use super::milestones::Rounds;
 use super::spin::Spinner;
 use super::tenant::Tenant;
 use super::world::World;
@@ -60,6 +61,7 @@ pub struct Worker<K> {
     /// When this worker looks after those who wait for a backend's turn.
     pub(super) turn_due: Nanos,
     pub(super) sessions_begun: u64,
+    pub(super) rounds: Rounds,
     random: u64,
     outcomes: Vec<Outcome>,
     due: Vec<Slot>,
@@ -94,6 +96,7 @@ impl<K: Kernel> Worker<K> {
             hurry: false,
             turn_due: Nanos::NEVER,
             sessions_begun: 0,
+            rounds: Rounds::default(),
             random: parts.seed | 1,
             outcomes: Vec::with_capacity(8192),
             due: Vec::with_capacity(1024),
@@ -194,6 +197,7 @@ impl<K: Kernel> Worker<K> {
         }
         self.hatch.roll.at(Step::Accepting);
         self.retry_accepting();
+        self.report_progress();
         self.account(false);
     }
 
@@ -204,6 +208,9 @@ impl<K: Kernel> Worker<K> {
             return Patience::None;
         }
         let mut next = self.timers.next().min(self.turn_due).min(self.flows.next());
+        if self.world.report_ns > 0 && !self.slots.is_empty() {
+            next = next.min(self.rounds.due);
+        }
         if self.accept_paused {
             next = next.min(self.now.after(PULSE_NS));
         }
