@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 # Real servers that the system tests drive, from Debian's packages.
-SERVERS := iperf3 postgresql postgresql-contrib redis-server redis-tools util-linux nginx nsd memcached iproute2 mariadb-server mariadb-client haproxy openssl prometheus unbound dnsperf
+SERVERS := iperf3 postgresql postgresql-contrib redis-server redis-tools util-linux nginx nsd memcached iproute2 mariadb-server mariadb-client haproxy openssl prometheus unbound dnsperf systemd systemd-container chromium chromium-driver
 # Those that only the long variants drive.
 SOAK_SERVERS := patroni python3-etcd python3-psycopg2 etcd-server
 # Test programs run one after the other; inside one, this many tests at a time. Those that measure or load the machine
@@ -17,7 +17,7 @@ FUZZ_FLAGS := -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
 	-Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1
 FUZZ_HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 
-.PHONY: run build test servers soak-servers fmt lint units systems soak soaks fuzz bench
+.PHONY: run build test servers soak-servers fmt lint units systems soak soaks fuzz bench deb
 
 run:
 	$(CARGO) run --release -- demo
@@ -73,3 +73,7 @@ fuzz:
 
 bench:
 	$(CARGO) bench
+
+# A Debian package in target/.
+deb: build
+	packaging/deb.sh target/release/ringway target

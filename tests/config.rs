@@ -97,7 +97,7 @@ fn fine_text() -> String {
 #[test]
 fn defaults_of_later_keys_may_be_written_out() {
     let plan = fine(&text(
-        "user = \"\"\ngroup = \"\"\nsandbox = \"off\"",
+        "user = \"\"\ngroup = \"\"\nsandbox = \"on\"",
         "socket = \"\"",
         "protocol = \"tcp\"\naccept_proxy = false\naccept_proxy_from = []\npreface_timeout = \"5s\"\nroute = []",
         "send_proxy = \"off\"\non_role_change = \"close\"\ncancel = \"off\"\n\

@@ -6,8 +6,9 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{PipeReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -325,6 +326,103 @@ fn a_log_that_cannot_be_written_does_not_stop_traffic() {
     until(seconds(5), "lost lines are counted", || {
         ringway.metric("ringway_access_log_lines_lost_total") >= 1.0
     });
+}
+
+/// A session that lasts is seen before its end, where that is asked for.
+#[test]
+fn long_sessions_are_logged_while_they_last() {
+    let backend = Backend::named("a");
+    let address = net::free_address();
+    let ringway = Setup::new(single(address, backend.address))
+        .global(
+            "workers = 1\npin = \"off\"\nshutdown_grace = \"2s\"\naccess_log = \"stdout\"\nlog_interval = \"1s\"\n",
+        )
+        .start();
+    let began = Instant::now();
+    let (mut stream, _) = open(address);
+    say(&mut stream, "hello");
+    let events = || -> Vec<String> {
+        let text = ringway.stdout();
+        let lines = text.lines().filter(|line| line.contains(" event="));
+        lines.map(str::to_owned).collect()
+    };
+    let progress = |events: &[String]| events.iter().filter(|l| l.contains("=progress ")).count();
+    until(seconds(10), "two reports of progress", || {
+        progress(&events()) >= 2
+    });
+    assert!(began.elapsed() >= seconds(2), "sooner than asked for");
+    stream.shutdown(Shutdown::Write).expect("half-close");
+    stream.read_to_end(&mut Vec::new()).expect("the end");
+    until(seconds(5), "its end", || {
+        events().iter().any(|l| l.contains(" event=end "))
+    });
+    let events = events();
+    let id = |line: &str| {
+        line.split(' ')
+            .find(|f| f.starts_with("id="))
+            .map(str::to_owned)
+    };
+    assert!(
+        events.iter().all(|line| id(line) == id(&events[0])),
+        "{events:?}"
+    );
+    assert!(events[0].contains(" event=start ") && events[0].contains(" backend=- "));
+    assert!(events[1].contains(" event=connect ") && events[1].contains(" backend=only "));
+    assert!(
+        events[2].contains(" bytes_in=6 bytes_out=8 end=- "),
+        "{events:?}"
+    );
+    assert!(
+        events
+            .last()
+            .is_some_and(|line| line.contains(" end=client-fin "))
+    );
+}
+
+/// A pipe that nobody reads, as small as they come.
+fn stalled() -> (PipeReader, fs::File) {
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    // SAFETY: F_SETPIPE_SZ takes one integer and touches no memory of this process.
+    let size = unsafe { libc::fcntl(writer.as_raw_fd(), libc::F_SETPIPE_SZ, 4096) };
+    assert!(size > 0);
+    (reader, fs::File::from(OwnedFd::from(writer)))
+}
+
+/// Readers of standard output and standard error that stall hold up nobody, and what they miss is counted.
+#[test]
+fn a_log_that_nobody_reads_does_not_stop_anything() {
+    let backend = Backend::named("a");
+    let address = net::free_address();
+    let ((_out, stdout), (_err, stderr)) = (stalled(), stalled());
+    let mut ringway = Setup::new(single(address, backend.address))
+        .global("workers = 1\npin = \"off\"\nshutdown_grace = \"2s\"\naccess_log = \"stdout\"\n")
+        .stdout(stdout)
+        .stderr(stderr)
+        .start();
+    // More lines than the journal of a worker, the pipe and the scribe's hands hold.
+    let enough = 12_000;
+    let clients = (0..4).map(|_| {
+        thread::spawn(move || {
+            for _ in 0..enough / 4 {
+                net::reset(open(address).0);
+            }
+        })
+    });
+    let clients: Vec<_> = clients.collect();
+    clients
+        .into_iter()
+        .for_each(|client| client.join().expect("served"));
+    until(seconds(20), "lost lines are counted", || {
+        ringway.metric("ringway_access_log_lines_lost_total") >= 1.0
+    });
+    // Each refusal is a line of the process's own log.
+    ringway.write_raw("nonsense = ");
+    for _ in 0..60 {
+        assert!(!ringway.reload());
+    }
+    open(address);
+    ringway.signal("TERM");
+    assert_eq!(ringway.wait_exit(seconds(10)).code(), Some(0));
 }
 
 #[test]

@@ -154,6 +154,7 @@ fn snapshot(
         pools: pools.iter().copied().map(Arc::clone).collect(),
         spin: Spin::Off,
         journal: true,
+        report_ns: 0,
     })
 }
 

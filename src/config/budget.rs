@@ -7,7 +7,7 @@ use std::fmt;
 
 use crate::ids::Address;
 
-use super::plan::{BackendAddress, Host, Plan, PoolPlan};
+use super::plan::{BackendAddress, BackendPlan, Host, Plan, PoolPlan};
 
 /// No process decides by itself for more sessions than this, however much the machine has.
 pub const SESSIONS_CEILING: u32 = 262_144;
@@ -23,6 +23,9 @@ const DESCRIPTORS_OF_PROCESS: u64 = 192;
 /// What one session costs in the process and in the kernel, both sockets with short queues, rounded up.
 const BYTES_PER_SESSION: u64 = 16 * 1024;
 
+/// As the kernel counts a pipe's room on every machine that is supported.
+const PAGE_BYTES: u64 = 4096;
+
 /// What the caller found out about the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Machine {
@@ -37,6 +40,10 @@ pub struct Machine {
     pub locked_bytes_max: Option<u64>,
     /// Pipes that all workers together may open.
     pub pipes: u32,
+    /// Bytes that a pipe should hold.
+    pub pipe_bytes: u64,
+    /// Pages that all pipes of this user may take at full size (fs.pipe-user-pages-soft); `None`: no limit.
+    pub pipe_pages: Option<u64>,
     /// First and last of net.ipv4.ip_local_port_range.
     pub local_ports: (u16, u16),
 }
@@ -73,6 +80,7 @@ pub enum Resource {
     Descriptors,
     Memory,
     LockedMemory,
+    Pipes,
 }
 
 /// Local ports towards one backend: each connection takes one.
@@ -115,6 +123,11 @@ pub fn budget(plan: &Plan, machine: &Machine) -> Budget {
             resource: Resource::LockedMemory,
             needed: machine.locked_bytes,
             available: machine.locked_bytes_max,
+        },
+        Row {
+            resource: Resource::Pipes,
+            needed: u64::from(machine.pipes) * machine.pipe_bytes,
+            available: machine.pipe_pages.map(|pages| pages * PAGE_BYTES),
         },
     ];
     let pools = plan.pools.iter();
@@ -174,21 +187,33 @@ fn sessions_max(plan: &Plan, machine: &Machine, fixed: u64) -> (u32, DecidedBy) 
     (u32::try_from(least).unwrap_or(SESSIONS_CEILING), decided_by)
 }
 
-fn port_rooms(pool: &PoolPlan, sessions: u64, (first, last): (u16, u16)) -> Vec<PortRoom> {
+/// How many connections this machine can have towards a backend at a time; `None` where they take no port.
+#[must_use]
+pub fn ports_towards(
+    pool: &PoolPlan,
+    backend: &BackendPlan,
+    (first, last): (u16, u16),
+) -> Option<u64> {
     let range = u64::from(last.saturating_sub(first)) + 1;
-    let reached_over_network = pool
-        .backends
-        .iter()
-        .filter(|backend| !matches!(backend.address, BackendAddress::Fixed(Address::Unix(_))));
-    reached_over_network
-        .map(|backend| PortRoom {
+    match &backend.address {
+        BackendAddress::Fixed(Address::Unix(_)) => None,
+        address => Some(range * source_addresses(pool, address)),
+    }
+}
+
+fn port_rooms(pool: &PoolPlan, sessions: u64, local_ports: (u16, u16)) -> Vec<PortRoom> {
+    let backends = pool.backends.iter();
+    let reached =
+        backends.filter_map(|backend| Some((backend, ports_towards(pool, backend, local_ports)?)));
+    reached
+        .map(|(backend, available)| PortRoom {
             pool: pool.name.clone(),
             backend: backend.name.clone(),
             needed: backend
                 .max_connections
                 .map_or(sessions, |most| sessions.min(u64::from(most)))
                 + u64::from(pool.warm.map_or(0, |warm| warm.size)),
-            available: range * source_addresses(pool, &backend.address),
+            available,
         })
         .collect()
 }
@@ -216,7 +241,12 @@ impl Budget {
     /// One sentence with its remedy for each resource that does not suffice; a process must not start then.
     #[must_use]
     pub fn shortages(&self) -> Vec<String> {
-        let short = self.rows.iter().filter(|row| row.is_short());
+        // Small pipes only slow streams down.
+        let rows = self
+            .rows
+            .iter()
+            .filter(|row| row.resource != Resource::Pipes);
+        let short = rows.filter(|row| row.is_short());
         short
             .map(|row| {
                 let remedy = match (row.resource, self.decided_by) {
@@ -226,28 +256,40 @@ impl Budget {
                     (Resource::Descriptors, _) => "raise LimitNOFILE= in the unit (ulimit -n in a shell)",
                     (Resource::Memory, _) => "lower global.max_sessions or allow more memory",
                     (Resource::LockedMemory, _) => "raise LimitMEMLOCK= in the unit (ulimit -l in a shell)",
+                    (Resource::Pipes, _) => "raise fs.pipe-user-pages-soft",
                 };
                 format!("{row}: {remedy}")
             })
             .collect()
     }
 
-    /// One sentence for each backend whose local ports end before the sessions do: no reason not to start.
+    /// One sentence for each backend whose local ports end before the sessions do, and one for pipes: no reason not to
+    /// start.
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
+        let pipes = self
+            .rows
+            .iter()
+            .filter(|row| row.resource == Resource::Pipes && row.is_short());
+        let pipes = pipes.map(|row| {
+            format!(
+                "{row}: when many streams flow at once, some get a small pipe; sysctl fs.pipe-user-pages-soft={} has room for all",
+                row.needed / PAGE_BYTES
+            )
+        });
         let short = self
             .ports
             .iter()
             .filter(|room| room.needed > room.available);
-        short
+        let ports = short
             .map(|room| {
                 format!(
                     "backend {}/{} may get {} connections, but there are {} local ports towards it: more addresses in \
                      pool.source or a wider net.ipv4.ip_local_port_range give more",
                     room.pool, room.backend, room.needed, room.available
                 )
-            })
-            .collect()
+            });
+        pipes.chain(ports).collect()
     }
 }
 
@@ -257,6 +299,7 @@ impl fmt::Display for Resource {
             Resource::Descriptors => "descriptors",
             Resource::Memory => "memory",
             Resource::LockedMemory => "locked memory",
+            Resource::Pipes => "pipes",
         })
     }
 }
@@ -276,7 +319,7 @@ impl fmt::Display for Row {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let amount = |count: u64| match self.resource {
             Resource::Descriptors => count.to_string(),
-            Resource::Memory | Resource::LockedMemory => size_text(count),
+            Resource::Memory | Resource::LockedMemory | Resource::Pipes => size_text(count),
         };
         let available = self.available.map_or_else(
             || "no limit".to_owned(),

@@ -13,6 +13,8 @@ fn machine(descriptors: u64) -> Machine {
         locked_bytes: 0,
         locked_bytes_max: None,
         pipes: 256,
+        pipe_bytes: 512 * 1024,
+        pipe_pages: None,
         local_ports: (32_768, 60_999),
     }
 }
@@ -98,6 +100,23 @@ fn locked_memory_runs_out() {
 }
 
 #[test]
+fn small_pipes_are_a_warning_with_the_number_that_suffices() {
+    let limited = Machine {
+        pipe_pages: Some(16_384),
+        ..machine(20_000)
+    };
+    let sums = budget(&plan("", ""), &limited);
+    assert_eq!(sums.shortages(), Vec::<String>::new());
+    assert_eq!(
+        sums.warnings(),
+        [
+            "pipes: 128 MiB needed, 64 MiB available: when many streams flow at once, some get a small pipe; sysctl \
+             fs.pipe-user-pages-soft=32768 has room for all"
+        ]
+    );
+}
+
+#[test]
 fn local_ports_are_counted_per_backend_and_source() {
     let many = machine(200_000);
     let sums = budget(&plan("", ""), &many);
@@ -122,6 +141,7 @@ fn the_printed_lines() {
              descriptors: {} needed, 20000 available\n\
              memory: 16 MiB needed, 64 GiB available\n\
              locked memory: 0 bytes needed, no limit\n\
+             pipes: 128 MiB needed, no limit\n\
              local ports towards p/127.0.0.1:1: 1000 needed at most, 28232 available\n",
             FIXED + 2000
         )

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::desk::Desk;
-use super::measure::{Refusal, YEAR, any_text, duration, duration_or_off, whole, word};
+use super::measure::{Refusal, YEAR, duration, duration_or_off, whole, word};
 use super::plan::{AccessLog, GlobalPlan, LogFormat, Spin};
 use super::section::{Section, Value};
 
@@ -14,6 +14,7 @@ const SESSIONS_MAX: i128 = 1_048_576;
 const ACCESS_LOGS: &str = "off | stdout | stderr | a file's path with a / in it";
 
 pub(super) fn read_global(desk: &mut Desk<'_>, mut table: Section) -> GlobalPlan {
+    let (user, group) = read_account(desk, &mut table);
     let plan = GlobalPlan {
         workers: table
             .read(desk, "workers", whole(0..=1024))
@@ -47,14 +48,47 @@ pub(super) fn read_global(desk: &mut Desk<'_>, mut table: Section) -> GlobalPlan
                 ]),
             )
             .unwrap_or(LogFormat::Text),
+        log_interval: table
+            .read(
+                desk,
+                "log_interval",
+                duration_or_off(Duration::from_secs(1), YEAR),
+            )
+            .flatten(),
         spin: table.read(desk, "spin", spin).unwrap_or(Spin::Off),
+        user,
+        group,
+        sandbox: table
+            .read(
+                desk,
+                "sandbox",
+                word(&[("on", Some(true)), ("off", Some(false))]),
+            )
+            .unwrap_or(true),
     };
-    table.later(desk, "user", any_text, &String::new());
-    table.later(desk, "group", any_text, &String::new());
-    // Absent, it means "not yet" in this version; written out as "on" it asks for protection that is not there.
-    table.read(desk, "sandbox", word(&[("off", Some(())), ("on", None)]));
     table.finish(desk);
     plan
+}
+
+fn read_account(desk: &mut Desk<'_>, table: &mut Section) -> (Option<String>, Option<String>) {
+    let group_at = table.place_of("group");
+    let mut name = |key| {
+        let found = table.read(desk, key, account_name);
+        found.filter(|name| !name.is_empty())
+    };
+    let (user, group) = (name("user"), name("group"));
+    if user.is_none() && group.is_some() {
+        let sentence = "found a group without a user; allowed: only beside user";
+        desk.fault(group_at, "global.group", sentence);
+    }
+    (user, group)
+}
+
+fn account_name(value: &Value) -> Result<String, Refusal> {
+    match value {
+        Value::Text(text) if text.len() <= 256 && !text.contains(['\0', ':']) => Ok(text.clone()),
+        _ => Refusal::allowed("a name of this machine's, or \"\" for nobody else"),
+    }
 }
 
 fn access_log(value: &Value) -> Result<AccessLog, Refusal> {

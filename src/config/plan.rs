@@ -43,7 +43,14 @@ pub struct GlobalPlan {
     pub shutdown_delay: Duration,
     pub access_log: AccessLog,
     pub access_log_format: LogFormat,
+    /// How often sessions that still run are logged, besides their start, connection and end; `None`: ends only.
+    pub log_interval: Option<Duration>,
     pub spin: Spin,
+    /// Whom to become once everything is bound; `None`: nobody else.
+    pub user: Option<String>,
+    /// `None`: the user's own. Only beside `user`.
+    pub group: Option<String>,
+    pub sandbox: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -400,6 +407,16 @@ impl Plan {
             .find_map(|bind| bind.inet().map(|address| address.port()))
     }
 
+    /// Files that reading this plan has opened besides its own.
+    #[must_use]
+    pub fn files_read(&self) -> Vec<PathBuf> {
+        let checks = self.pools.iter().filter_map(|pool| pool.health.check());
+        let logins = checks.filter_map(|check| check.kind.login());
+        logins
+            .filter_map(|login| login.password_file.clone())
+            .collect()
+    }
+
     /// The keys fixed for a process's life that differ in `next`; a reload with any is to be refused, naming them.
     #[must_use]
     pub fn fixed_changes(&self, next: &Plan) -> Vec<&'static str> {
@@ -409,6 +426,15 @@ impl Plan {
         }
         if self.global.max_sessions != next.global.max_sessions {
             keys.push("global.max_sessions");
+        }
+        if self.global.user != next.global.user {
+            keys.push("global.user");
+        }
+        if self.global.group != next.global.group {
+            keys.push("global.group");
+        }
+        if self.global.sandbox != next.global.sandbox {
+            keys.push("global.sandbox");
         }
         if self.admin.socket != next.admin.socket {
             keys.push("admin.socket");

@@ -16,6 +16,7 @@ use super::counters::Tally;
 use super::ejection::Notices;
 use super::journal::Journal;
 use super::preface::Preface;
+use super::roll::Roll;
 use super::shared::ListenerShared;
 use super::snapshot::Snapshot;
 use super::sources::Sources;
@@ -81,6 +82,7 @@ pub struct Hatch {
     pub worker: WorkerId,
     pub doorbell: Doorbell,
     pub counters: WorkerCounters,
+    pub roll: Roll,
     pub journal: Journal,
     pub transfers: ArrayQueue<Transfer>,
     pub grants: ArrayQueue<Grant>,
@@ -104,6 +106,7 @@ impl Hatch {
             worker,
             doorbell: Doorbell::new()?,
             counters: WorkerCounters::default(),
+            roll: Roll::default(),
             journal: Journal::new(JOURNAL_RECORDS),
             transfers: ArrayQueue::new(TRANSFERS),
             grants: ArrayQueue::new(GRANTS),

@@ -8,11 +8,34 @@ use crossbeam::queue::ArrayQueue;
 
 use crate::ids::{BackendId, End, ListenerId, Nanos, PoolId};
 
-/// One finished session, in numbers; the scribe knows the names.
+/// Which moment of a session a record is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Milestone {
+    Start,
+    Connect,
+    Progress,
+    End,
+}
+
+impl Milestone {
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Milestone::Start => "start",
+            Milestone::Connect => "connect",
+            Milestone::Progress => "progress",
+            Milestone::End => "end",
+        }
+    }
+}
+
+/// One session, finished or at a milestone, in numbers; the scribe knows the names.
 #[derive(Clone, Copy, Debug)]
 pub struct SessionRecord {
     /// Unique in the process: worker in the upper 16 bits, a running number below.
     pub id: u64,
+    /// `None` where only ends are asked for.
+    pub milestone: Option<Milestone>,
     pub listener: ListenerId,
     pub pool: PoolId,
     pub backend: Option<BackendId>,
@@ -27,6 +50,7 @@ pub struct SessionRecord {
     pub bytes_out: u64,
     /// From client and from backend; `None` for a session.
     pub datagrams: Option<[u64; 2]>,
+    /// Means something at the end only.
     pub end: End,
     /// Smoothed round trip time towards the client in microseconds, from TCP_INFO; 0 where there is none.
     pub rtt_us: u32,

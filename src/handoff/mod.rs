@@ -19,6 +19,7 @@ mod journal;
 mod latency;
 mod preface;
 mod rate;
+mod roll;
 mod shared;
 mod sketch;
 mod snapshot;
@@ -39,10 +40,11 @@ pub use counters::{BUCKETS, Histogram, HistogramSum, Tally};
 pub use ejection::{Member, Notice, Notices, Referee, ejected_max, is_ejected};
 pub use field::{Field, Prospect, Standing};
 pub use hatch::{Hatch, Hatches, Mail, Transfer, WorkerCounters};
-pub use journal::{Journal, SessionRecord};
+pub use journal::{Journal, Milestone, SessionRecord};
 pub use latency::LatencyCell;
 pub use preface::{Announcers, NamePattern, Preface, Route};
 pub use rate::{Meter, Pace, Rate};
+pub use roll::{Roll, Step};
 pub use shared::{
     BackendCounters, BackendShared, ListenerCounters, ListenerShared, PoolCounters, PoolShared,
 };

@@ -27,6 +27,8 @@ pub struct Snapshot {
     pub spin: Spin,
     /// Whether finished sessions are to be written to the journal.
     pub journal: bool,
+    /// How often those that still run are, too, and their start and connection; 0: never.
+    pub report_ns: u64,
 }
 
 /// Where the process is in its life.

@@ -1,12 +1,14 @@
 //! Binds listening sockets for a plan and keeps them over reloads: as long as an address stays, so does its socket with
 //! everything in its accept queue, and its [`SocketId`].
 //!
-//! In two steps, so that a plan that cannot be bound changes nothing: [`Binder::prepare`] binds what is new,
-//! [`Binder::commit`] lets go of what is gone. It must not know what a snapshot is; the office's thread calls it.
+//! In two steps, so that a plan that cannot be bound changes nothing: [`Binder::prepare`] binds what is new, or adopts
+//! what the service manager has handed over; [`Binder::commit`] lets go of what is gone. It must not know what a snapshot
+//! is; the office's thread calls it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -14,9 +16,12 @@ use crate::config::{ListenerPlan, Plan, Protocol};
 use crate::handoff::ListenSocket;
 use crate::ids::{Address, Nanos, SocketId, millis};
 use crate::sys;
+use crate::sys::handed::Handed;
 use crate::sys::listen::ListenOptions;
 
 use super::failure::Failure;
+use super::inherited::{Adoption, Inherited, Source};
+use super::store::Store;
 
 /// Mode of a unix socket's file: whoever may enter its folder may connect, as with a loopback port.
 const UNIX_MODE: u32 = 0o666;
@@ -64,6 +69,12 @@ pub struct Binder {
     free: BTreeSet<u16>,
     next: u32,
     resting: Vec<Resting>,
+    inherited: Inherited,
+    /// Addresses that a socket unit listens on, and whether for datagrams.
+    of_unit: BTreeSet<(bool, Address)>,
+    store: Store,
+    /// Addresses that the store was asked to let go of a moment ago.
+    given_back: Vec<Address>,
 }
 
 /// The sockets of a plan, bound but not yet taken over.
@@ -74,10 +85,18 @@ pub struct Prepared {
     keys: BTreeMap<BindKey, (Arc<ListenSocket>, ListenOptions)>,
 }
 
+/// The address as it came out, its sockets, and the path that goes with them.
+type Bound = (Address, Vec<OwnedFd>, Option<PathBuf>);
+
 impl Binder {
     #[must_use]
-    pub fn new(workers: u16) -> Binder {
+    pub fn new(workers: u16, handed: Vec<Handed>) -> Binder {
+        let store = Store::new(handed.iter().map(|handed| handed.name.as_str()));
         Binder {
+            inherited: Inherited::new(handed),
+            of_unit: BTreeSet::new(),
+            store,
+            given_back: Vec::new(),
             workers: usize::from(workers),
             held: BTreeMap::new(),
             free: BTreeSet::new(),
@@ -91,6 +110,7 @@ impl Binder {
     /// # Errors
     /// Names the listener, the address and what to do about it.
     pub async fn prepare(&mut self, plan: &Plan) -> Result<Prepared, Failure> {
+        self.inherited.fit(plan)?;
         let mut prepared = Prepared {
             sockets: Vec::with_capacity(plan.listeners.len()),
             keys: BTreeMap::new(),
@@ -123,7 +143,10 @@ impl Binder {
     pub fn abandon(&mut self, prepared: Prepared) {
         for (key, (socket, _)) in prepared.keys {
             if !self.held.contains_key(&key) {
-                remove_file(&socket);
+                // What a crashed process left in the store is for the next start.
+                if !self.store.has(key.is_udp, &key.address) {
+                    remove_file(&socket);
+                }
                 // No worker has seen it.
                 self.free.insert(socket.id.0);
             }
@@ -132,7 +155,12 @@ impl Binder {
 
     /// Takes a preparation over: sets the options of kept sockets, lets go of those that are gone.
     pub fn commit(&mut self, prepared: Prepared) {
+        self.given_back.clear();
         for (key, (socket, options)) in &prepared.keys {
+            // A socket unit keeps its own.
+            if !self.of_unit.contains(&(key.is_udp, key.address.clone())) {
+                self.store.keep(key.is_udp, &key.address, socket);
+            }
             if self.held.contains_key(key)
                 && !key.is_udp
                 && let Err(error) = apply(socket, options)
@@ -145,15 +173,31 @@ impl Binder {
         let before = std::mem::replace(&mut self.held, kept);
         for (key, socket) in before {
             if !self.held.contains_key(&key) {
-                self.let_go(&socket);
+                self.let_go(&key, &socket);
             }
+        }
+    }
+
+    /// After the first plan: what was handed over and is not in it is let go of, or said.
+    pub fn sort_out(&mut self, plan: &Plan) {
+        for name in self.inherited.left_over(plan) {
+            self.store.forget_name(&name);
         }
     }
 
     /// Lets go of everything: the process stops accepting.
     pub fn release_all(&mut self) {
-        for socket in std::mem::take(&mut self.held).into_values() {
-            self.let_go(&socket);
+        for (key, socket) in std::mem::take(&mut self.held) {
+            self.let_go(&key, &socket);
+        }
+    }
+
+    /// The start failed: leaves nothing behind but what the store keeps for the next one.
+    pub fn give_up(&mut self) {
+        for (key, socket) in std::mem::take(&mut self.held) {
+            if !self.store.has(key.is_udp, &key.address) {
+                remove_file(&socket);
+            }
         }
     }
 
@@ -173,7 +217,8 @@ impl Binder {
         });
     }
 
-    fn let_go(&mut self, socket: &Arc<ListenSocket>) {
+    fn let_go(&mut self, key: &BindKey, socket: &Arc<ListenSocket>) {
+        self.give_back(key.is_udp, &key.address);
         remove_file(socket);
         self.resting.push(Resting {
             id: socket.id,
@@ -214,10 +259,12 @@ impl Binder {
 
     fn is_being_released(&self, address: &Address) -> bool {
         let port = |address: &Address| address.inet().map(|address| address.port());
-        self.resting.iter().any(|resting| {
-            let same_port = port(address).is_some() && port(&resting.address) == port(address);
-            resting.socket.strong_count() > 0 && (same_port || resting.address == *address)
-        })
+        let clashes = |other: &Address| {
+            other == address || port(address).is_some() && port(other) == port(address)
+        };
+        let mut resting = self.resting.iter();
+        self.given_back.iter().any(clashes)
+            || resting.any(|own| own.socket.strong_count() > 0 && clashes(&own.address))
     }
 
     fn bind_now(
@@ -225,26 +272,8 @@ impl Binder {
         key: &BindKey,
         options: &ListenOptions,
     ) -> io::Result<Arc<ListenSocket>> {
-        let address = &key.address;
         let id = self.fresh_id()?;
-        let bound = match address {
-            Address::Inet(inet) => {
-                let group = if key.is_udp {
-                    sys::datagram::listen_udp(*inet, self.workers, options.freebind)
-                } else {
-                    sys::listen::listen_tcp(*inet, self.workers, options)
-                };
-                group.and_then(|descriptors| {
-                    let first = descriptors.first().ok_or(ErrorKind::InvalidInput)?;
-                    let chosen = socket2::SockRef::from(first).local_addr()?;
-                    let address = Address::Inet(chosen.as_socket().unwrap_or(*inet));
-                    Ok((address, descriptors, None))
-                })
-            }
-            Address::Unix(path) => sys::listen::listen_unix(path, options.backlog, UNIX_MODE)
-                .map(|descriptor| (address.clone(), vec![descriptor], Some(path.clone()))),
-        };
-        match bound {
+        match self.adopt_or_open(key, options) {
             Ok((address, descriptors, unlink)) => Ok(Arc::new(ListenSocket {
                 id,
                 address,
@@ -254,6 +283,64 @@ impl Binder {
             Err(error) => {
                 self.free.insert(id.0);
                 Err(error)
+            }
+        }
+    }
+
+    fn adopt_or_open(&mut self, key: &BindKey, options: &ListenOptions) -> io::Result<Bound> {
+        let (is_udp, address) = (key.is_udp, &key.address);
+        let adoption = self
+            .inherited
+            .adopt((is_udp, address), self.workers, options)?;
+        match adoption {
+            Adoption::Adopted {
+                descriptors,
+                source,
+            } => {
+                log::info!("{address}: taken over from the service manager");
+                let path = match address {
+                    Address::Unix(path) if source != Source::Unit => Some(path.clone()),
+                    _ => None,
+                };
+                match source {
+                    Source::Unit => drop(self.of_unit.insert((is_udp, address.clone()))),
+                    Source::Store => {}
+                    Source::ChangedStore => drop(self.store.forget(is_udp, address)),
+                }
+                Ok((address.clone(), descriptors, path))
+            }
+            Adoption::Useless => {
+                self.give_back(is_udp, address);
+                self.open(key, options)
+            }
+            Adoption::Nothing => self.open(key, options),
+        }
+    }
+
+    /// Has the store close its copies, which happens a moment later: until then the address is in use.
+    fn give_back(&mut self, is_udp: bool, address: &Address) {
+        if self.store.forget(is_udp, address) {
+            self.given_back.push(address.clone());
+        }
+    }
+
+    fn open(&self, key: &BindKey, options: &ListenOptions) -> io::Result<Bound> {
+        match &key.address {
+            Address::Inet(inet) => {
+                let descriptors = if key.is_udp {
+                    sys::datagram::listen_udp(*inet, self.workers, options.freebind)
+                } else {
+                    sys::listen::listen_tcp(*inet, self.workers, options)
+                }?;
+                let first = descriptors.first().ok_or(ErrorKind::InvalidInput)?;
+                let chosen = socket2::SockRef::from(first).local_addr()?;
+                let address = Address::Inet(chosen.as_socket().unwrap_or(*inet));
+                Ok((address, descriptors, None))
+            }
+            Address::Unix(path) => {
+                let descriptor = sys::listen::listen_unix(path, options.backlog, UNIX_MODE)?;
+                let address = key.address.clone();
+                Ok((address, vec![descriptor], Some(path.clone())))
             }
         }
     }
@@ -386,7 +473,7 @@ mod tests {
 
     #[tokio::test(flavor = "current_thread")]
     async fn a_kept_address_keeps_its_socket_and_a_removed_one_closes() {
-        let mut binder = Binder::new(2);
+        let mut binder = Binder::new(2, Vec::new());
         let both = plan(&[("a", "127.0.0.1:0"), ("b", "127.0.0.1:0")]);
         let first = binder.prepare(&both).await.unwrap();
         let sockets = first.sockets.clone();
@@ -418,7 +505,7 @@ mod tests {
         let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = taken.local_addr().unwrap().to_string();
         let unix = format!("unix:{}", path.display());
-        let mut binder = Binder::new(2);
+        let mut binder = Binder::new(2, Vec::new());
         let failure = binder
             .prepare(&plan(&[("a", &unix), ("b", &address)]))
             .await;
@@ -434,7 +521,7 @@ mod tests {
 
     #[tokio::test(flavor = "current_thread")]
     async fn an_address_that_is_just_being_given_up_is_waited_for() {
-        let mut binder = Binder::new(1);
+        let mut binder = Binder::new(1, Vec::new());
         let port = {
             let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
             free.local_addr().unwrap().port()
@@ -463,7 +550,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.sock");
         let unix = format!("unix:{}", path.display());
-        let mut binder = Binder::new(2);
+        let mut binder = Binder::new(2, Vec::new());
         let prepared = binder.prepare(&plan(&[("a", &unix)])).await.unwrap();
         assert_eq!(prepared.sockets[0][0].descriptors.len(), 1, "shared");
         binder.commit(prepared);

@@ -109,6 +109,8 @@ pub struct Board {
     pub log_lost: AtomicU64,
     /// Busy share of each worker over the last second, in millionths.
     pub busy_ppm: Vec<AtomicU64>,
+    /// Share of each resource that is left, by name.
+    pub headroom: Mutex<Vec<(&'static str, f64)>>,
     /// Set while the process goes away: `/readyz` fails then.
     leaving: AtomicBool,
     view: Mutex<Arc<View>>,
@@ -129,6 +131,7 @@ impl Board {
             log_lines: AtomicU64::new(0),
             log_lost: AtomicU64::new(0),
             busy_ppm,
+            headroom: Mutex::default(),
             leaving: AtomicBool::new(false),
             view: Mutex::new(Arc::new(view)),
             prober: Mutex::new(None),

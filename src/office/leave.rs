@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use sd_notify::NotifyState;
+
 use crate::handoff::Phase;
 use crate::ids::Nanos;
 
@@ -30,7 +32,10 @@ impl Office {
         let delay = self.world.plan.global.shutdown_delay;
         let sessions = self.board.process.used();
         log::info!("leaving: {sessions} sessions have {grace:?} to end; a second signal cuts them");
-        notify::tell("STOPPING=1\nSTATUS=draining");
+        notify::tell(&[
+            NotifyState::Stopping,
+            NotifyState::Status(&format!("draining {sessions} sessions, at most {grace:?}")),
+        ]);
         self.board.set_leaving();
         let mut left = Left::Done;
         if !delay.is_zero() {

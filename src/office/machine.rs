@@ -35,22 +35,19 @@ pub fn survey(plan: &Plan) -> Result<Budget, Failure> {
         sys::limits::available_memory().map_err(|error| told("/proc/meminfo", error))?;
     let local_ports =
         sys::limits::local_ports().map_err(|error| told("net.ipv4.ip_local_port_range", error))?;
+    let pipe_pages =
+        sys::limits::pipe_pages().map_err(|error| told("fs.pipe-user-pages-soft", error))?;
     let machine = Machine {
         descriptors: descriptors.soft,
         workers,
         memory_bytes,
         locked_bytes: (LOCKED_BYTES_PER_WORKER + LOCKED_BYTES_OF_COMPLETIONS) * u64::from(workers),
-        locked_bytes_max: (locked.soft != u64::MAX && !locks_freely()).then_some(locked.soft),
+        locked_bytes_max: (locked.soft != u64::MAX && !sys::limits::has_power(LOCKING_FREELY))
+            .then_some(locked.soft),
         pipes: u32::try_from(PIPES_PER_WORKER * usize::from(workers)).unwrap_or(u32::MAX),
+        pipe_bytes: sys::pipe::BULK_BYTES as u64,
+        pipe_pages,
         local_ports: (*local_ports.start(), *local_ports.end()),
     };
     Ok(budget::budget(plan, &machine))
-}
-
-/// Whether this process may lock as much memory as it likes.
-fn locks_freely() -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    let bits = effective.and_then(|text| u64::from_str_radix(text.trim(), 16).ok());
-    bits.is_some_and(|bits| bits >> LOCKING_FREELY & 1 == 1)
 }

@@ -10,9 +10,14 @@
 //! | `leave` | drains and ends |
 //! | `registry` | identities over reloads |
 //! | `binder` | listening sockets over reloads |
+//! | `inherited`, `store`, `notify` | what the service manager hands over, keeps for us, and is told |
+//! | `headroom` | what is left of descriptors, memory, ports |
+//! | `sandbox` | what the process may do and who it is, from its first thread on |
+//! | `roll_call` | whether every worker still answers |
 //! | `resolver` | host names |
 //! | `world`, `publisher` | plan to snapshot, snapshot to workers |
 //! | `board`, `events`, `admin`, `scribe` | what is seen from outside |
+//! | `diary`, `journald` | what the process says of itself, and how it gets into the journal |
 
 mod admin;
 mod binder;
@@ -21,8 +26,12 @@ mod breakers;
 mod checks;
 mod conflicts;
 mod crew;
+mod diary;
 mod events;
 mod failure;
+mod headroom;
+mod inherited;
+mod journald;
 mod leave;
 mod machine;
 mod notify;
@@ -30,9 +39,12 @@ mod publisher;
 mod registry;
 mod reload;
 mod resolver;
+mod roll_call;
+mod sandbox;
 mod scribe;
 mod signals;
 mod start;
+mod store;
 mod tick;
 mod warm;
 mod world;
@@ -50,16 +62,22 @@ use crate::ids::Address;
 use binder::Binder;
 use board::{Board, Reloads, View};
 use crew::Crew;
+use headroom::Headroom;
 use publisher::Publisher;
 use registry::Registry;
 use resolver::Resolved;
+use roll_call::RollCall;
+use sandbox::Sandbox;
 use scribe::Scribe;
 use scribe::line::Format;
 use scribe::sink::Place;
+use sd_notify::NotifyState;
 use signals::{Signals, Wish};
 use world::World;
 
+pub use crate::sys::handed::{Handed, take_handed};
 pub use crew::{kernel_features, workers_of};
+pub use diary::{flush as flush_diary, open as open_diary};
 pub use failure::Failure;
 pub use machine::survey;
 
@@ -69,6 +87,8 @@ pub struct Setup {
     pub plan: Plan,
     /// Where the plan came from, to be read again at a reload.
     pub file: Option<PathBuf>,
+    /// Sockets that the service manager handed to this process.
+    pub handed: Vec<Handed>,
     /// Told once everything serves.
     pub on_ready: Option<std::sync::mpsc::Sender<Ready>>,
     /// Orders from inside the process, besides signals.
@@ -113,6 +133,7 @@ struct Office {
     board: Arc<Board>,
     registry: Registry,
     binder: Binder,
+    sandbox: Sandbox,
     world: World,
     publisher: Publisher,
     phase: Phase,
@@ -128,6 +149,8 @@ struct Office {
         mpsc::UnboundedReceiver<Resolved>,
     ),
     tick: tick::Tick,
+    roll_call: RollCall,
+    headroom: Headroom,
 }
 
 /// Where the admin server was asked to be, and the server.
@@ -197,6 +220,25 @@ impl Office {
         events.listeners_changed(&before.snapshot, &snapshot);
     }
 
+    /// How it goes, in one line for the service manager.
+    fn tell_status(&self) {
+        let refused = self
+            .reloads
+            .last
+            .as_ref()
+            .and_then(|note| note.error.as_ref());
+        let refused = refused.map(|sentence| format!("reload refused: {sentence}"));
+        let troubles: Vec<String> = self.missing_workers().into_iter().chain(refused).collect();
+        let status = match troubles.is_empty() {
+            true => {
+                let listeners = self.world.plan.listeners.len();
+                format!("serving on {listeners} listeners")
+            }
+            false => troubles.join("; "),
+        };
+        notify::tell(&[NotifyState::Status(&status)]);
+    }
+
     /// Renews what is seen from outside without a new snapshot.
     fn repin(&mut self) {
         let snapshot = Arc::clone(&self.board.view().snapshot);
@@ -209,6 +251,7 @@ fn log_place(plan: &Plan) -> (Place, Format) {
     let place = match &plan.global.access_log {
         AccessLog::Off => Place::Off,
         AccessLog::Stdout => Place::Stdout,
+        AccessLog::Stderr if journald::is_stderr() => Place::Journal,
         AccessLog::Stderr => Place::Stderr,
         AccessLog::File(path) => Place::File(path.clone()),
     };

@@ -85,6 +85,7 @@ mod tests {
             pools: Vec::new(),
             spin: Spin::Off,
             journal: false,
+            report_ns: 0,
         })
     }
 

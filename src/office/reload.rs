@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use sd_notify::NotifyState;
+
 use crate::config::{self, OnLoss, Plan};
 use crate::handoff::{Admin, BackendShared};
 use crate::ids::End;
@@ -15,13 +17,14 @@ use super::failure::Failure;
 use super::registry::Change;
 use super::resolver::{self, Resolved};
 use super::world::{World, milliseconds};
-use super::{AdminSeat, Office, admin, checks, log_place};
+use super::{AdminSeat, Office, admin, checks, log_place, notify};
 
 const READ_WITHIN: Duration = Duration::from_secs(5);
 
 impl Office {
     /// Reads the file again. What came of it is logged and stands in the status; nothing changes if it is refused.
     pub(super) async fn reload(&mut self) {
+        notify::tell_reloading();
         let outcome = self.try_reload().await;
         let mut note = ReloadNote {
             at: SystemTime::now(),
@@ -36,27 +39,35 @@ impl Office {
                     false => changes.join(", "),
                 };
                 log::info!("reload taken: {said}");
-                super::notify::tell("STATUS=serving");
                 note.changes = changes;
             }
             Err(failure) => {
                 self.reloads.refused += 1;
                 let sentence = failure.to_string().replace('\n', "; ");
                 log::error!("reload refused, the running configuration stays: {sentence}");
-                super::notify::tell(&format!("STATUS=reload refused: {sentence}"));
                 note.error = Some(sentence);
             }
         }
         self.board.events.reloaded(&note);
         self.reloads.last = Some(note);
         self.repin();
+        notify::tell(&[NotifyState::Ready]);
+        self.tell_status();
     }
 
     async fn try_reload(&mut self) -> Result<Vec<String>, Failure> {
         let Some(file) = &self.file else {
             return Err(Failure::Broken("there is no file to reload".to_owned()));
         };
-        let plan = read(file.clone()).await?;
+        let plan = read(file.clone()).await.map_err(|failure| {
+            let sentence = failure.to_string();
+            match self.sandbox.hint() {
+                Some(hint) if sentence.to_lowercase().contains("permission denied") => {
+                    Failure::Broken(format!("{sentence}: {hint}"))
+                }
+                _ => failure,
+            }
+        })?;
         let fixed = self.world.plan.fixed_changes(&plan);
         if !fixed.is_empty() {
             return Err(Failure::Broken(format!(
@@ -64,6 +75,7 @@ impl Office {
                 fixed.join(", ")
             )));
         }
+        self.sandbox.admits(&plan).map_err(Failure::Broken)?;
         let changes = changes(&self.world.plan, &plan);
         let looked = resolver::resolve(resolver::names_of(&plan)).await;
         let resolved = resolver::merge(&self.world.resolved, looked);

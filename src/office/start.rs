@@ -2,9 +2,11 @@
 //! names, sockets, workers, admin, and the first snapshot last.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use sd_notify::NotifyState;
 use tokio::sync::mpsc;
 
 use crate::config::Plan;
@@ -13,18 +15,21 @@ use crate::ids::Clock;
 
 use super::admin;
 use super::admin::socket::{BoundSocket, SocketServer};
-use super::binder::Binder;
+use super::binder::{Binder, Prepared};
 use super::board::{Board, Names, Reloads, View};
 use super::crew::{Crew, Kit, workers_of};
 use super::failure::Failure;
+use super::headroom::Headroom;
 use super::publisher::Publisher;
 use super::registry::Registry;
 use super::resolver::{self, Resolved};
+use super::roll_call::RollCall;
+use super::sandbox::{self, Sandbox};
 use super::scribe::Scribe;
 use super::signals::Signals;
 use super::tick::Tick;
 use super::world::World;
-use super::{Office, Ready, Setup, checks, log_place, machine, notify};
+use super::{Office, Ready, Setup, checks, diary, log_place, machine, notify};
 
 /// How long the end of the process waits for the access log.
 pub const SCRIBE_PATIENCE: Duration = Duration::from_secs(1);
@@ -38,9 +43,11 @@ pub async fn start(setup: Setup) -> Result<Office, Failure> {
     let admin = setup.plan.admin.bind.map(admin::bind).transpose()?;
     let socket = admin::socket::bind_socket(&setup.plan.admin)?;
     let wanted_admin = setup.plan.admin.bind;
-    let mut binder = Binder::new(workers);
+    let mut binder = Binder::new(workers, setup.handed);
     let mut registry = Registry::new(workers);
-    let world = settle(setup.plan, &mut binder, &mut registry).await?;
+    let prepared = binder.prepare(&setup.plan).await?;
+    let closed = shut_in(&setup.plan, setup.file.as_deref(), &prepared);
+    let (world, sandbox) = settle(setup.plan, prepared, &mut binder, &mut registry, closed).await?;
 
     let kit = Kit {
         hatches: Arc::clone(&hatches),
@@ -54,12 +61,13 @@ pub async fn start(setup: Setup) -> Result<Office, Failure> {
     let board = Arc::new(board);
     let up = bring_up(&kit, &board, (admin, socket), log_place(&world.plan));
     // Paths of unix sockets must not be left behind.
-    let (crew, scribe, server, socket) = up.inspect_err(|_| binder.release_all())?;
+    let (crew, scribe, server, socket) = up.inspect_err(|_| binder.give_up())?;
     let mut office = Office {
         file: setup.file,
         board,
         registry,
         binder,
+        sandbox,
         world,
         publisher: Publisher::new(hatches),
         phase: Phase::Serving,
@@ -72,11 +80,13 @@ pub async fn start(setup: Setup) -> Result<Office, Failure> {
         orders: setup.orders,
         lookups: mpsc::unbounded_channel(),
         tick: Tick::new(workers),
+        roll_call: RollCall::new(usize::from(workers)),
+        headroom: Headroom::default(),
     };
     office.board.watch(checks::targets(&office.world));
     office.publish();
     if !office.publisher.settled().await {
-        office.binder.release_all();
+        office.binder.give_up();
         return Err(Failure::CannotStart(
             "a worker did not take the configuration within 2 s".to_owned(),
         ));
@@ -85,22 +95,43 @@ pub async fn start(setup: Setup) -> Result<Office, Failure> {
     Ok(office)
 }
 
-/// Resolves, binds and claims what the first plan needs.
+/// Everything is bound, and no other thread is there yet: from here on the process may do no more than it must.
+fn shut_in(plan: &Plan, file: Option<&Path>, prepared: &Prepared) -> Result<Sandbox, Failure> {
+    let mut sandbox = Sandbox::around(plan, file);
+    sandbox::become_user(plan, prepared.sockets.iter().flatten().map(AsRef::as_ref))?;
+    if plan.global.sandbox {
+        sandbox.close()?;
+    }
+    diary::start_thread()
+        .map_err(|error| Failure::CannotStart(format!("no thread for the log: {error}")))?;
+    Ok(sandbox)
+}
+
+/// Resolves and claims what the first plan needs besides sockets.
 async fn settle(
     plan: Plan,
+    prepared: Prepared,
     binder: &mut Binder,
     registry: &mut Registry,
-) -> Result<World, Failure> {
+    shut_in: Result<Sandbox, Failure>,
+) -> Result<(World, Sandbox), Failure> {
+    let sandbox = match shut_in {
+        Ok(sandbox) => sandbox,
+        Err(failure) => {
+            binder.abandon(prepared);
+            return Err(failure);
+        }
+    };
     let resolved = resolver::resolve(resolver::names_of(&plan)).await;
-    let prepared = binder.prepare(&plan).await?;
     let sockets = prepared.sockets.clone();
     registry.begin();
     match World::claim(plan, resolved, sockets, registry, None) {
         Ok(world) => {
             registry.commit();
             binder.commit(prepared);
+            binder.sort_out(&world.plan);
             world.apply_limits();
-            Ok(world)
+            Ok((world, sandbox))
         }
         Err(error) => {
             binder.abandon(prepared);
@@ -159,7 +190,8 @@ impl Office {
             "ready: {workers} workers, at most {limit} sessions, listeners {}",
             names.join(", ")
         );
-        notify::tell("READY=1\nSTATUS=serving");
+        notify::tell(&[NotifyState::Ready]);
+        self.tell_status();
         if let Some(on_ready) = on_ready {
             let _ = on_ready.send(ready);
         }
@@ -193,6 +225,7 @@ fn empty() -> Arc<Snapshot> {
         pools: Vec::new(),
         spin: Spin::Off,
         journal: false,
+        report_ns: 0,
     })
 }
 

@@ -15,7 +15,7 @@ use super::resolver::AGAIN;
 use super::{Office, checks, start};
 
 /// The office's pulse: also how late a change of health is logged.
-const PULSE: Duration = Duration::from_millis(250);
+pub const PULSE: Duration = Duration::from_millis(250);
 const BUSY_WINDOW_NS: u64 = 1_000_000_000;
 const COMPLAIN: Duration = Duration::from_secs(60);
 
@@ -87,6 +87,7 @@ impl Tick {
 
 impl Office {
     pub(super) fn on_tick(&mut self) {
+        self.call_the_roll();
         checks::log_changes(&self.board);
         breakers::tell_changes(&self.board);
         self.tick.unspared.look(&self.board);
@@ -96,6 +97,7 @@ impl Office {
         self.review_tiers(now);
         if now.since(self.tick.busy_at) >= BUSY_WINDOW_NS {
             self.measure_busy(now);
+            self.look_at_headroom();
             self.registry.sweep(now);
             self.binder.sweep(now);
             self.publisher.sweep();

@@ -224,6 +224,7 @@ impl World {
                 config::Spin::Auto => Spin::Auto,
             },
             journal,
+            report_ns: nanoseconds(self.plan.global.log_interval.unwrap_or_default()),
         }
     }
 

@@ -5,7 +5,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
 use super::option::set_integer;
 
@@ -51,17 +51,31 @@ fn unbound(address: SocketAddr, freebind: bool) -> io::Result<Socket> {
             SocketAddr::V6(_) => socket.set_freebind_v6(true)?,
         }
     }
+    prepare(socket.as_fd(), address)?;
+    Ok(socket)
+}
+
+fn prepare(socket: BorrowedFd<'_>, address: SocketAddr) -> io::Result<()> {
     if address.ip().is_unspecified() {
         let (level, option) = match address {
             SocketAddr::V4(_) => (libc::SOL_IP, libc::IP_PKTINFO),
             SocketAddr::V6(_) => (libc::SOL_IPV6, libc::IPV6_RECVPKTINFO),
         };
-        set_integer(socket.as_fd(), level, option, 1)?;
+        set_integer(socket, level, option, 1)?;
     }
     // More room is better; less still serves.
-    let _ = socket.set_recv_buffer_size(RECEIVE_BYTES);
-    accept_aggregates(socket.as_fd());
-    Ok(socket)
+    let _ = SockRef::from(&socket).set_recv_buffer_size(RECEIVE_BYTES);
+    accept_aggregates(socket);
+    Ok(())
+}
+
+/// Makes a bound socket that somebody else has opened like one of ours.
+///
+/// # Errors
+/// The kernel's.
+pub fn adopt_udp(socket: BorrowedFd<'_>, address: SocketAddr) -> io::Result<()> {
+    SockRef::from(&socket).set_nonblocking(true)?;
+    prepare(socket, address)
 }
 
 /// Datagrams that may lie unread in a socket for which [`reconnect`] is asked.

@@ -56,6 +56,61 @@ pub fn raise_descriptors(wanted: u64) -> io::Result<Limit> {
     descriptors()
 }
 
+/// Descriptors that this process has open. Cheap on Linux 6.2 and later; before, each is counted.
+///
+/// # Errors
+/// If /proc is not there.
+pub fn open_descriptors() -> io::Result<u64> {
+    let folder = "/proc/self/fd";
+    match fs::metadata(folder)?.len() {
+        // Before 6.2 the size of the folder says nothing.
+        0 => Ok(fs::read_dir(folder)?.count() as u64),
+        count => Ok(count),
+    }
+}
+
+/// Pages that the pipes of one user may take until new ones are made small; `None`: as many as they like, also for who
+/// has CAP_SYS_RESOURCE.
+///
+/// # Errors
+/// If /proc is not there or not as expected.
+pub fn pipe_pages() -> io::Result<Option<u64>> {
+    const CAP_SYS_RESOURCE: u32 = 24;
+    if has_power(CAP_SYS_RESOURCE) {
+        return Ok(None);
+    }
+    let text = fs::read_to_string("/proc/sys/fs/pipe-user-pages-soft")?;
+    let pages: u64 = text
+        .trim()
+        .parse()
+        .map_err(|_| io::Error::from(ErrorKind::InvalidData))?;
+    Ok((pages != 0).then_some(pages))
+}
+
+/// Whether this process has a capability, by its number.
+#[must_use]
+pub fn has_power(capability: u32) -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let bits = effective.and_then(|text| u64::from_str_radix(text.trim(), 16).ok());
+    bits.is_some_and(|bits| bits >> capability & 1 == 1)
+}
+
+/// Bytes that this process could have at most: the machine's memory, or less where a control group caps it.
+///
+/// # Errors
+/// If /proc is not there or not as expected.
+pub fn memory_in_all() -> io::Result<u64> {
+    let text = fs::read_to_string("/proc/meminfo")?;
+    let machine = parse_kibibytes(&text, "MemTotal:")
+        .ok_or_else(|| io::Error::from(ErrorKind::InvalidData))?;
+    let caps = cgroup_folders().into_iter().filter_map(|folder| {
+        let text = fs::read_to_string(folder.join("memory.max")).ok()?;
+        text.trim().parse().ok()
+    });
+    Ok(caps.fold(machine, u64::min))
+}
+
 /// The ports that the kernel hands out to outbound sockets.
 ///
 /// # Errors
@@ -105,7 +160,11 @@ fn parse_port_range(text: &str) -> Option<RangeInclusive<u16>> {
 }
 
 fn parse_mem_available(text: &str) -> Option<u64> {
-    let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
+    parse_kibibytes(text, "MemAvailable:")
+}
+
+fn parse_kibibytes(text: &str, key: &str) -> Option<u64> {
+    let line = text.lines().find_map(|l| l.strip_prefix(key))?;
     let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kibibytes * 1024)
 }
@@ -161,6 +220,14 @@ mod tests {
         assert!(available_memory().unwrap() > 1 << 20);
         assert!(!local_ports().unwrap().is_empty());
         assert!(locked_memory().unwrap().hard > 0);
+        assert!(memory_in_all().unwrap() >= available_memory().unwrap() / 2);
+        assert!(pipe_pages().unwrap().is_none_or(|pages| pages > 0));
+        let before = open_descriptors().unwrap();
+        let _more: Vec<_> = (0..50)
+            .map(|_| fs::File::open("/dev/null").unwrap())
+            .collect();
+        // Other tests open and close some meanwhile.
+        assert!(open_descriptors().unwrap() > before.saturating_sub(50));
     }
 
     #[test]

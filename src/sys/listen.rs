@@ -50,12 +50,39 @@ pub fn listen_tcp(
     let bound = first.local_addr()?;
     group.push(listening(first, options)?);
     while group.len() < sockets {
-        let next = unbound(address, options.freebind)?;
-        next.set_reuse_port(true)?;
-        next.bind(&bound)?;
-        group.push(listening(next, options)?);
+        group.push(join_tcp(&bound, options)?);
     }
     Ok(group)
+}
+
+/// One more listener for the SO_REUSEPORT group at `bound`. All of a group must belong to the same user.
+///
+/// # Errors
+/// The kernel's; `AddrInUse` where the group is of another user, or does not share its port.
+pub fn join_tcp(bound: &SockAddr, options: &ListenOptions) -> io::Result<OwnedFd> {
+    let address = bound.as_socket().ok_or(ErrorKind::InvalidInput)?;
+    let next = unbound(address, options.freebind)?;
+    next.set_reuse_port(true)?;
+    next.bind(bound)?;
+    listening(next, options)
+}
+
+/// Makes a listening socket that somebody else has opened like one of ours.
+///
+/// # Errors
+/// The kernel's.
+pub fn adopt_tcp(listener: BorrowedFd<'_>, options: &ListenOptions) -> io::Result<()> {
+    SockRef::from(&listener).set_nonblocking(true)?;
+    apply_listen_options(listener, options)
+}
+
+/// The same for a unix listener.
+///
+/// # Errors
+/// The kernel's.
+pub fn adopt_unix(listener: BorrowedFd<'_>, backlog_length: u32) -> io::Result<()> {
+    SockRef::from(&listener).set_nonblocking(true)?;
+    apply_unix_backlog(listener, backlog_length)
 }
 
 /// Sets what accepted sockets inherit, and the backlog, on a socket that listens already. Connections that wait in its

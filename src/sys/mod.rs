@@ -3,16 +3,20 @@
 //!
 //! `unsafe` is allowed here and in `uring` alone.
 
+pub mod account;
 pub mod affinity;
 pub mod datagram;
 mod doorbell;
+pub mod handed;
 mod idle_set;
 pub mod limits;
 pub mod listen;
 mod option;
 pub mod pipe;
 pub mod stream;
+pub mod syscalls;
 pub mod tcp_state;
+pub mod thread;
 pub mod thread_cpu;
 
 pub use doorbell::Doorbell;

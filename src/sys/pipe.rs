@@ -15,6 +15,9 @@ pub struct Pipe {
     pub capacity_bytes: usize,
 }
 
+/// What is asked of the kernel for each pipe; it may grant less to a user without privileges.
+pub const BULK_BYTES: usize = 512 * 1024;
+
 /// A pipe of `wanted_bytes` (rounded up by the kernel to a power of two of pages), or of the largest allowed size below:
 /// fs.pipe-max-size and the per-user page limits hold for processes without CAP_SYS_RESOURCE.
 ///

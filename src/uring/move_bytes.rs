@@ -16,9 +16,6 @@ use super::door::opposite;
 use super::outcome;
 use super::streams::{Carrier, Loan, Streams};
 
-/// What is asked of the kernel for each pipe; it may grant less to a user without privileges.
-const PIPE_BYTES: usize = 512 * 1024;
-
 /// After so many bytes a move yields, so that a stream that never blocks starves nobody.
 const MOVE_BYTES: u32 = 1024 * 1024;
 
@@ -60,7 +57,7 @@ impl PipeStock {
             Some(pipe) => pipe,
             None if self.open >= self.open_max => return None,
             None => {
-                let pipe = pipe::pipe(PIPE_BYTES).ok()?;
+                let pipe = pipe::pipe(pipe::BULK_BYTES).ok()?;
                 self.open += 1;
                 pipe
             }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use crate::handoff::{Listener, Pool, Protocol, Reservation, Snapshot, Transfer};
+use crate::handoff::{Listener, Milestone, Pool, Protocol, Reservation, Snapshot, Transfer};
 use crate::ids::{ListenerId, Refusal, SocketId, millis};
 use crate::session::{Event, Rules, TcpSession};
 use crate::uring::{AcceptEnd, Incoming, Kernel};
@@ -171,6 +171,7 @@ impl<K: Kernel> Worker<K> {
                 counters.sessions_total.add(1);
             }
             self.plan_shutdown_of(key);
+            self.report(key, Milestone::Start);
             self.deliver(key, Event::Opened);
         }
     }

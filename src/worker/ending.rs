@@ -1,6 +1,6 @@
 //! Ends by order: eviction from a backend, draining, shutdown; and the last step of every session, its move out.
 
-use crate::handoff::{Eviction, Phase};
+use crate::handoff::{Eviction, Milestone, Phase, SessionRecord};
 use crate::ids::{BackendId, End, Nanos, SessionKey, Side, StreamKey, millis};
 use crate::uring::Kernel;
 
@@ -29,7 +29,11 @@ impl<K: Kernel> Worker<K> {
             counters.session.record(self.now.since(tenant.opened));
         }
         if self.world.journal {
-            self.hatch.journal.push(tenant.record(end, self.now));
+            let milestone = (self.world.report_ns > 0).then_some(Milestone::End);
+            self.hatch.journal.push(SessionRecord {
+                milestone,
+                ..tenant.record(end, self.now)
+            });
         }
     }
 

@@ -3,13 +3,14 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::handoff::{Capacity, Hatch, Hatches, Mail, Phase, Snapshot};
+use crate::handoff::{Capacity, Hatch, Hatches, Mail, Phase, Snapshot, Step};
 use crate::ids::{ListenerId, Nanos, SessionKey, Side, Slot, StreamKey};
 use crate::session::{Action, Event, Parcels, Slots, TcpSession, Timers};
 use crate::sys::thread_cpu::thread_cpu_ns;
 use crate::uring::{Incoming, Kernel, Outcome, Parcel, Patience};
 
 use super::flows::Flows;
+use super::milestones::Rounds;
 use super::spin::Spinner;
 use super::tenant::Tenant;
 use super::world::World;
@@ -60,6 +61,7 @@ pub struct Worker<K> {
     /// When this worker looks after those who wait for a backend's turn.
     pub(super) turn_due: Nanos,
     pub(super) sessions_begun: u64,
+    pub(super) rounds: Rounds,
     random: u64,
     outcomes: Vec<Outcome>,
     due: Vec<Slot>,
@@ -94,6 +96,7 @@ impl<K: Kernel> Worker<K> {
             hurry: false,
             turn_due: Nanos::NEVER,
             sessions_begun: 0,
+            rounds: Rounds::default(),
             random: parts.seed | 1,
             outcomes: Vec::with_capacity(8192),
             due: Vec::with_capacity(1024),
@@ -114,6 +117,7 @@ impl<K: Kernel> Worker<K> {
     /// The last thing a worker does: it tells that it is gone, and passes on what was granted to it in vain.
     pub fn stop(&mut self) {
         self.account(true);
+        self.hatch.roll.at(Step::Stopped);
         self.hatch.counters.stopped.set(1);
         self.take_grants();
         self.leave_turns_to_others();
@@ -156,6 +160,7 @@ impl<K: Kernel> Worker<K> {
         let patience = self.patience();
         self.hurry = false;
         let mut outcomes = std::mem::take(&mut self.outcomes);
+        self.hatch.roll.at(Step::Kernel);
         let spin_ns = self.spinner.budget_ns(self.world.spin, patience);
         if spin_ns > 0 {
             self.spinner
@@ -166,6 +171,7 @@ impl<K: Kernel> Worker<K> {
         self.now = time();
         self.spinner.note_wait(patience, self.now);
         let mut rung = self.mail_pending;
+        self.hatch.roll.at(Step::Answers);
         for outcome in outcomes.drain(..) {
             match outcome {
                 Outcome::Stream(stream, answer) => self.on_answer(stream, answer),
@@ -176,17 +182,23 @@ impl<K: Kernel> Worker<K> {
             }
         }
         self.outcomes = outcomes;
+        self.hatch.roll.at(Step::Timers);
         self.fire_timers();
         self.serve_who_waits_for_a_turn();
+        self.hatch.roll.at(Step::Flows);
         self.fire_flow_timers();
         self.resume_paused_sockets();
         self.trim_flow_sockets();
+        self.hatch.roll.at(Step::Streams);
         self.go_on_with_yielded();
         self.feed_starved();
         if rung {
+            self.hatch.roll.at(Step::Bell);
             self.answer_bell();
         }
+        self.hatch.roll.at(Step::Accepting);
         self.retry_accepting();
+        self.report_progress();
         self.account(false);
     }
 
@@ -197,6 +209,9 @@ impl<K: Kernel> Worker<K> {
             return Patience::None;
         }
         let mut next = self.timers.next().min(self.turn_due).min(self.flows.next());
+        if self.world.report_ns > 0 && !self.slots.is_empty() {
+            next = next.min(self.rounds.due);
+        }
         if self.accept_paused {
             next = next.min(self.now.after(PULSE_NS));
         }
@@ -258,6 +273,7 @@ impl<K: Kernel> Worker<K> {
         self.take_cancelled();
         self.carry_out_evictions();
         self.serve_all_waiters();
+        self.hatch.roll.answer();
     }
 
     fn take_over(&mut self, snapshot: &Arc<Snapshot>) {

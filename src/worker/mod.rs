@@ -15,6 +15,7 @@ mod choosing;
 mod ending;
 mod engine;
 mod flows;
+mod milestones;
 mod pacing;
 mod preface;
 mod spin;

@@ -7,6 +7,7 @@ use std::thread::{Builder, JoinHandle};
 use crate::handoff::{Capacity, Hatch, Hatches};
 use crate::ids::{Clock, OPS_PER_SESSION_MAX, WorkerId};
 use crate::sys::affinity;
+use crate::sys::thread::thread_id;
 use crate::uring::{Features, Ring, RingSize, StartError};
 
 use super::engine::{Parts, Worker};
@@ -43,6 +44,7 @@ pub struct Setup {
 pub fn start(setup: Setup) -> io::Result<JoinHandle<()>> {
     let (report, reported) = mpsc::channel();
     let thread = Builder::new().name(format_name(setup.id)).spawn(move || {
+        setup.hatch.roll.enter(thread_id());
         let built = pin(setup.core).and_then(|()| build(&setup));
         match built {
             Ok(mut worker) => {

@@ -1,5 +1,6 @@
 //! The street a session's bytes walk: answer → event → decision → action → operation. Nothing is decided here.
 
+use crate::handoff::Milestone;
 use crate::ids::{ConnectFailure, ReceiveEnd, SessionKey, Side, Source, StreamKey, millis};
 use crate::session::{Action, Desk, Event, Ticket};
 use crate::uring::{Answer, Kernel, Parcel, Route};
@@ -250,6 +251,7 @@ impl<K: Kernel> Worker<K> {
             counters.retries.add(u64::from(attempts.saturating_sub(1)));
         }
         self.note_latency(key, took);
+        self.report(key, Milestone::Connect);
     }
 
     fn note_connect_failure(&mut self, key: SessionKey, failure: ConnectFailure) {

@@ -71,6 +71,8 @@ pub(super) struct Tenant {
     /// The client's hash, for pools that choose by it.
     pub(super) hash: u64,
     pub(super) opened: Nanos,
+    /// When it was reported last, if milestones are asked for.
+    pub(super) reported: Nanos,
     /// It stands in its pool's queue, and counts there until it leaves.
     pub(super) queued: bool,
     pub(super) wait_began: Nanos,
@@ -122,6 +124,7 @@ impl Tenant {
             stage: Stage::Done,
             hash: 0,
             opened,
+            reported: opened,
             queued: false,
             wait_began: Nanos::ZERO,
             wait_ns: 0,
@@ -159,6 +162,7 @@ impl Tenant {
     pub(super) fn record(&self, end: End, now: Nanos) -> SessionRecord {
         SessionRecord {
             id: self.id,
+            milestone: None,
             listener: self.listener,
             pool: self.pool,
             backend: self.backend,

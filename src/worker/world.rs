@@ -51,6 +51,7 @@ pub(super) struct World {
     pub(super) worker: WorkerId,
     pub(super) phase: Phase,
     pub(super) journal: bool,
+    pub(super) report_ns: u64,
     pub(super) spin: Spin,
     listeners: Vec<Option<LocalListener>>,
     pools: Vec<Option<Arc<Pool>>>,
@@ -66,6 +67,7 @@ impl World {
             worker,
             phase: Phase::Serving,
             journal: false,
+            report_ns: 0,
             spin: Spin::Off,
             listeners: Vec::new(),
             pools: Vec::new(),
@@ -166,6 +168,11 @@ impl World {
     ) {
         self.phase = snapshot.phase;
         self.journal = snapshot.journal;
+        self.report_ns = if snapshot.journal {
+            snapshot.report_ns
+        } else {
+            0
+        };
         self.spin = snapshot.spin;
         self.drop_unused(expects);
         for listener in &snapshot.listeners {

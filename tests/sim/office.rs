@@ -350,6 +350,7 @@ impl Office {
             pools: self.compose_pools(),
             spin: self.spin,
             journal: true,
+            report_ns: 0,
         });
         self.hatches.post(&snapshot);
     }

@@ -6,7 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::metrics::Metrics;
 use super::wait::{seconds, until, within};
@@ -24,6 +24,7 @@ pub struct Setup {
     environment: Vec<(String, String)>,
     admin: SocketAddr,
     stdout: Option<File>,
+    stderr: Option<File>,
     directory: tempfile::TempDir,
 }
 
@@ -44,6 +45,7 @@ impl Setup {
             environment: Vec::new(),
             admin: net::free_address(),
             stdout: None,
+            stderr: None,
             directory: tempfile::tempdir().expect("a folder of our own"),
         }
     }
@@ -68,6 +70,12 @@ impl Setup {
     /// Standard output goes there instead of into a file in its folder.
     pub fn stdout(mut self, file: File) -> Setup {
         self.stdout = Some(file);
+        self
+    }
+
+    /// The same for standard error; what was said is not to be seen then.
+    pub fn stderr(mut self, file: File) -> Setup {
+        self.stderr = Some(file);
         self
     }
 
@@ -114,8 +122,10 @@ impl Setup {
     /// Starts it and waits until it answers.
     pub fn start_unready(mut self) -> Ringway {
         let given = self.stdout.take();
+        let given_stderr = self.stderr.take();
         let folder = self.folder();
-        let stderr = File::create(folder.join("stderr")).expect("a file for stderr");
+        let stderr = given_stderr
+            .unwrap_or_else(|| File::create(folder.join("stderr")).expect("a file for stderr"));
         let stdout = given
             .unwrap_or_else(|| File::create(folder.join("stdout")).expect("a file for stdout"));
         let child = self.command().stderr(stderr).stdout(stdout).spawn();
@@ -169,8 +179,19 @@ impl Ringway {
         self.setup.folder()
     }
 
+    /// What it said so far. A thread of its own writes that: what was just said may take a moment, so the file must have
+    /// been as it is for one.
     pub fn stderr(&self) -> String {
-        fs::read_to_string(self.folder().join("stderr")).unwrap_or_default()
+        let read = || fs::read_to_string(self.folder().join("stderr")).unwrap_or_default();
+        let (mut text, end) = (read(), Instant::now() + seconds(2));
+        loop {
+            std::thread::sleep(Duration::from_millis(30));
+            let now = read();
+            if now == text || Instant::now() >= end {
+                return now;
+            }
+            text = now;
+        }
     }
 
     pub fn stdout(&self) -> String {

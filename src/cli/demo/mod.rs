@@ -73,6 +73,7 @@ impl Balancer {
         let setup = Setup {
             plan,
             file: None,
+            handed: Vec::new(),
             on_ready: Some(tell_ready),
             orders: Some(inbox),
         };
@@ -131,6 +132,8 @@ fn configuration(stage: &Stage) -> String {
         r#"
 [global]
 shutdown_grace = "1s"
+# Backends and clients share this process, and their threads are there already.
+sandbox = "off"
 [admin]
 bind = "127.0.0.1:0"
 [[listener]]

@@ -11,6 +11,7 @@ use crate::handoff::{
 };
 use crate::ids::{CancelResult, CheckResult, ConnectFailure, Drop, End, Refusal};
 use crate::office::board::{Board, View};
+use crate::office::diary;
 use crate::office::events::Kind;
 
 use super::metrics::{Labels, Page};
@@ -147,6 +148,14 @@ pub(super) fn process(page: &mut Page<'_>, board: &Board, view: &View) -> fmt::R
         "Client addresses that can be told apart at a time; 0 without limits per source",
         [(vec![], places as f64)],
     )?;
+    let headroom = board.headroom.lock().clone();
+    page.gauge(
+        "headroom_ratio",
+        "Share of a resource that is left; of local ports, that towards the backend with the least",
+        headroom
+            .into_iter()
+            .map(|(resource, left)| (vec![("resource", resource)], left)),
+    )?;
     page.counter(
         "reloads",
         "Reloads of the configuration",
@@ -155,6 +164,10 @@ pub(super) fn process(page: &mut Page<'_>, board: &Board, view: &View) -> fmt::R
             (vec![("result", "refused")], view.reloads.refused),
         ],
     )?;
+    logs(page, board)
+}
+
+fn logs(page: &mut Page<'_>, board: &Board) -> fmt::Result {
     page.counter(
         "access_log_lines",
         "Lines written to the access log",
@@ -164,6 +177,11 @@ pub(super) fn process(page: &mut Page<'_>, board: &Board, view: &View) -> fmt::R
         "access_log_lines_lost",
         "Access-log lines that could not be written",
         [(vec![], board.lines_lost())],
+    )?;
+    page.counter(
+        "log_lines_lost",
+        "Lines of the process's own log that could not be written",
+        [(vec![], diary::lost())],
     )
 }
 
@@ -206,6 +224,17 @@ pub(super) fn workers(page: &mut Page<'_>, board: &Board) -> fmt::Result {
     for (name, help, pick) in WORKER_COUNTERS {
         page.counter(name, help, read(pick))?;
     }
+    let rolls = || hatches.iter().map(|hatch| &hatch.roll).enumerate();
+    page.gauge(
+        "worker_silent",
+        "1 while the worker does not answer its doorbell",
+        rolls().map(|(i, roll)| (label(i), roll.silent.read() as f64)),
+    )?;
+    page.counter(
+        "worker_silences",
+        "Times that the worker left its doorbell unanswered for a second",
+        rolls().map(|(i, roll)| (label(i), roll.silences.read())),
+    )?;
     Ok(())
 }
 

@@ -93,6 +93,7 @@ fn workers(board: &Board) -> Vec<Value> {
             "buffer_pauses": counters.buffer_pauses.read(),
             "cq_overflow": counters.cq_overflow.read(),
             "stale_answers": counters.stale_answers.read(),
+            "silent": hatch.roll.silent.read() > 0,
         })
     });
     workers.collect()

@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 use std::time::SystemTime;
 
-use crate::handoff::SessionRecord;
+use crate::handoff::{Milestone, SessionRecord};
 use crate::ids::{Clock, Refusal};
 use crate::office::board::Names;
 
@@ -132,6 +132,9 @@ pub fn push_session(
     let mut fields = Fields::open(out, format);
     fields.time(clock.wall(record.ended));
     fields.text("id", Some(&session_id(record.id)));
+    if let Some(milestone) = record.milestone {
+        fields.text("event", Some(milestone.word()));
+    }
     fields.text("listener", names.listener(record.listener));
     fields.text("client", Some(client.as_deref().unwrap_or("unix")));
     fields.text("pool", names.pool(record.pool));
@@ -146,7 +149,8 @@ pub fn push_session(
         fields.number("datagrams_in", datagrams_in);
         fields.number("datagrams_out", datagrams_out);
     }
-    fields.text("end", Some(record.end.word()));
+    let has_ended = record.milestone.is_none_or(|it| it == Milestone::End);
+    fields.text("end", has_ended.then(|| record.end.word()));
     fields.number("rtt_us", u64::from(record.rtt_us));
     fields.number("retrans", u64::from(record.retrans));
     fields.close();
@@ -177,6 +181,7 @@ mod tests {
     fn record() -> SessionRecord {
         SessionRecord {
             id: 1 << 48 | 42,
+            milestone: None,
             listener: ListenerId(0),
             pool: PoolId(0),
             backend: Some(BackendId(1)),
@@ -243,6 +248,18 @@ mod tests {
         assert_eq!(found, wanted);
         assert_eq!(object["backend"], "a \"b\"");
         assert_eq!(object["connect_ms"].as_f64(), Some(1.234));
+    }
+
+    #[test]
+    fn a_session_that_still_runs_has_an_event_and_no_end() {
+        let mut record = record();
+        record.milestone = Some(Milestone::Progress);
+        let text = line(Format::Text, &record);
+        assert!(text.contains(" id=1-42 event=progress listener="), "{text}");
+        assert!(text.contains(" end=- "), "{text}");
+        record.milestone = Some(Milestone::End);
+        let text = line(Format::Text, &record);
+        assert!(text.contains(" event=end ") && text.contains(" end=client-fin "));
     }
 
     #[test]

@@ -252,6 +252,7 @@ mod tests {
     fn record(id: u64) -> SessionRecord {
         SessionRecord {
             id,
+            milestone: None,
             listener: ListenerId(0),
             pool: PoolId(0),
             backend: None,

@@ -5,12 +5,16 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::PathBuf;
 
+use crate::office::journald::{self, Entry, Journald};
+
 /// What `access_log` says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
     Off,
     Stdout,
     Stderr,
+    /// Standard error, which is the journal's.
+    Journal,
     File(PathBuf),
 }
 
@@ -19,6 +23,7 @@ pub enum Place {
 pub struct Sink {
     place: Place,
     file: Option<File>,
+    journal: Journald,
     /// The last write ended in the middle of a line.
     torn: bool,
 }
@@ -29,6 +34,7 @@ impl Sink {
         let mut sink = Sink {
             place,
             file: None,
+            journal: Journald::default(),
             torn: false,
         };
         let opened = sink.reopen();
@@ -61,6 +67,9 @@ impl Sink {
         if self.file.is_none() && matches!(self.place, Place::File(_)) {
             self.reopen()?;
         }
+        if self.place == Place::Journal {
+            return self.enter(lines);
+        }
         if self.torn {
             self.put(b"\n")?;
         }
@@ -70,9 +79,22 @@ impl Sink {
         Ok(())
     }
 
+    /// Each line becomes an entry, and each `key=value` in it a field that `journalctl` can ask for.
+    fn enter(&mut self, lines: &str) -> io::Result<()> {
+        for line in lines.lines() {
+            let mut entry = Entry::new(journald::priority(log::Level::Info), line);
+            // No value that sessions bring has a space in it, and JSON has no such pairs.
+            for (key, value) in line.split(' ').filter_map(|pair| pair.split_once('=')) {
+                entry.field(&format!("RINGWAY_{}", key.to_ascii_uppercase()), value);
+            }
+            self.journal.send(&entry.into_bytes())?;
+        }
+        Ok(())
+    }
+
     fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
         match (&self.place, &mut self.file) {
-            (Place::Off, _) => Ok(()),
+            (Place::Off | Place::Journal, _) => Ok(()),
             (Place::Stdout, _) => {
                 let mut stdout = io::stdout().lock();
                 stdout.write_all(bytes).and_then(|()| stdout.flush())

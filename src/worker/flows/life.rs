@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crate::handoff::{Capacity, Eviction, ListenerShared, Phase, Pool, Reservation};
+use crate::handoff::{Capacity, Eviction, ListenerShared, Milestone, Phase, Pool, Reservation};
 use crate::ids::{
     BackendId, Caller, ConnectFailure, Drop, End, FlowKey, Nanos, Refusal, Side, SocketId, millis,
 };
@@ -311,7 +311,8 @@ impl<K: Kernel> Worker<K> {
             let lasted = self.now.since(tenant.opened);
             pool.shared.of(self.world.worker).session.record(lasted);
         }
-        if let Some(record) = record.filter(|_| self.world.journal) {
+        if let Some(mut record) = record.filter(|_| self.world.journal) {
+            record.milestone = (self.world.report_ns > 0).then_some(Milestone::End);
             self.hatch.journal.push(record);
         }
         if let Some(socket) = socket {

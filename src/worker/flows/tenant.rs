@@ -82,6 +82,7 @@ impl FlowTenant {
     pub(super) fn record(&self, end: End, now: Nanos) -> SessionRecord {
         SessionRecord {
             id: self.id,
+            milestone: None,
             listener: self.listener.id,
             pool: self.pool,
             backend: self.backend.as_ref().map(|backend| backend.id),
