@@ -82,6 +82,8 @@ pub struct View {
     /// Backends that a reload removed and that may still have sessions.
     pub retired: Vec<Weak<BackendShared>>,
     pub reloads: Reloads,
+    /// What holds otherwise than the file says, in words.
+    pub operator: Vec<String>,
 }
 
 impl View {
@@ -111,6 +113,8 @@ pub struct Board {
     leaving: AtomicBool,
     view: Mutex<Arc<View>>,
     prober: Mutex<Option<Prober>>,
+    /// Held by who asks the workers; the number of the last ask.
+    pub asking: tokio::sync::Mutex<u64>,
 }
 
 impl Board {
@@ -129,6 +133,7 @@ impl Board {
             leaving: AtomicBool::new(false),
             view: Mutex::new(Arc::new(view)),
             prober: Mutex::new(None),
+            asking: tokio::sync::Mutex::new(0),
         }
     }
 

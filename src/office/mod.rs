@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `start` | brings everything up, in order, nothing half started |
 //! | `reload` | takes a changed file over, or refuses it as a whole |
+//! | `demands`, `operator`, `ledger` | what operators change in the running process, and where that is kept |
 //! | `leave` | drains and ends |
 //! | `registry` | identities over reloads |
 //! | `binder` | listening sockets over reloads |
@@ -20,11 +21,14 @@ mod board;
 mod checks;
 mod conflicts;
 mod crew;
+mod demands;
 mod events;
 mod failure;
 mod leave;
+mod ledger;
 mod machine;
 mod notify;
+mod operator;
 mod publisher;
 mod registry;
 mod reload;
@@ -43,12 +47,15 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use crate::config::{AccessLog, LogFormat, Plan};
-use crate::handoff::Phase;
+use crate::handoff::{Phase, Snapshot};
 use crate::ids::Address;
 
 use binder::Binder;
 use board::{Board, Reloads, View};
 use crew::Crew;
+use demands::{Demands, Posted};
+use ledger::Ledger;
+use operator::Operator;
 use publisher::Publisher;
 use registry::Registry;
 use resolver::Resolved;
@@ -109,6 +116,13 @@ pub fn run(setup: Setup) -> Result<(), Failure> {
 /// Everything the control plane holds.
 struct Office {
     file: Option<PathBuf>,
+    /// What the file said when it was taken; the plan in force has the operator's changes, too.
+    file_plan: Plan,
+    operator: Operator,
+    ledger: Ledger,
+    /// Whether the ledger has the operator's last word.
+    kept: bool,
+    demands: mpsc::Receiver<Posted>,
     board: Arc<Board>,
     registry: Registry,
     binder: Binder,
@@ -135,6 +149,7 @@ type AdminSeat = (SocketAddr, admin::Server);
 enum Event {
     Wish(Wish),
     Looked(Resolved),
+    Demand(Posted),
     Tick,
 }
 
@@ -145,10 +160,12 @@ impl Office {
                 Event::Wish(Wish::Leave) => return self.leave().await,
                 Event::Wish(Wish::Reload) => {
                     self.scribe.reopen();
-                    self.reload().await;
+                    // What came of it is in log and status.
+                    let _ = self.reload().await;
                 }
                 Event::Wish(Wish::ReopenLogs) => self.scribe.reopen(),
                 Event::Looked(resolved) => self.take_lookups(resolved).await,
+                Event::Demand(posted) => self.meet(posted).await,
                 Event::Tick => {
                     self.on_tick();
                     if self.crew.any_finished() {
@@ -171,6 +188,7 @@ impl Office {
             wish = self.signals.next() => Event::Wish(wish),
             Some(Order::Leave) = orders => Event::Wish(Wish::Leave),
             Some(resolved) = self.lookups.1.recv() => Event::Looked(resolved),
+            Some(posted) = self.demands.recv() => Event::Demand(posted),
             () = self.tick.next() => Event::Tick,
         }
     }
@@ -185,21 +203,22 @@ impl Office {
         self.publisher.publish(Arc::clone(&snapshot));
         self.board.keep_warm(warm::orders(&self.world, self.phase));
         let before = self.board.view();
-        self.board.pin(start::view(
-            Arc::clone(&snapshot),
-            &self.world,
-            &self.registry,
-            &self.reloads,
-        ));
+        self.board.pin(self.view(Arc::clone(&snapshot)));
         let events = &self.board.events;
         events.listeners_changed(&before.snapshot, &snapshot);
+    }
+
+    fn view(&self, snapshot: Arc<Snapshot>) -> View {
+        View {
+            operator: self.operator.sentences(),
+            ..start::view(snapshot, &self.world, &self.registry, &self.reloads)
+        }
     }
 
     /// Renews what is seen from outside without a new snapshot.
     fn repin(&mut self) {
         let snapshot = Arc::clone(&self.board.view().snapshot);
-        let view: View = start::view(snapshot, &self.world, &self.registry, &self.reloads);
-        self.board.pin(view);
+        self.board.pin(self.view(snapshot));
     }
 }
 

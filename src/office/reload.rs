@@ -11,7 +11,9 @@ use crate::handoff::{Admin, BackendShared};
 use crate::ids::End;
 
 use super::board::ReloadNote;
+use super::demands::{Answer, Done, Refused};
 use super::failure::Failure;
+use super::operator::Applied;
 use super::registry::Change;
 use super::resolver::{self, Resolved};
 use super::world::{World, milliseconds};
@@ -21,38 +23,55 @@ const READ_WITHIN: Duration = Duration::from_secs(5);
 
 impl Office {
     /// Reads the file again. What came of it is logged and stands in the status; nothing changes if it is refused.
-    pub(super) async fn reload(&mut self) {
+    pub(super) async fn reload(&mut self) -> Answer {
+        let operator = self.operator.clone();
         let outcome = self.try_reload().await;
         let mut note = ReloadNote {
             at: SystemTime::now(),
             error: None,
             changes: Vec::new(),
         };
-        match outcome {
-            Ok(changes) => {
+        let answer = match outcome {
+            Ok((changes, settled)) => {
                 self.reloads.taken += 1;
-                let said = match changes.is_empty() {
-                    true => "nothing changed".to_owned(),
-                    false => changes.join(", "),
-                };
-                log::info!("reload taken: {said}");
+                match changes.len() {
+                    0 => log::info!("reload taken: nothing changed"),
+                    1 => log::info!("reload taken: 1 change"),
+                    many => log::info!("reload taken: {many} changes"),
+                }
+                for change in &changes {
+                    log::info!("reload: {change}");
+                }
                 super::notify::tell("STATUS=serving");
-                note.changes = changes;
+                note.changes.clone_from(&changes);
+                if self.operator != operator {
+                    self.kept = self.ledger.save(&self.operator).await;
+                }
+                match settled {
+                    true => Ok(Done {
+                        changes,
+                        kept: self.kept,
+                    }),
+                    false => Err(Refused::Late),
+                }
             }
             Err(failure) => {
                 self.reloads.refused += 1;
                 let sentence = failure.to_string().replace('\n', "; ");
                 log::error!("reload refused, the running configuration stays: {sentence}");
                 super::notify::tell(&format!("STATUS=reload refused: {sentence}"));
-                note.error = Some(sentence);
+                note.error = Some(sentence.clone());
+                Err(Refused::Reload(sentence))
             }
-        }
+        };
         self.board.events.reloaded(&note);
         self.reloads.last = Some(note);
         self.repin();
+        answer
     }
 
-    async fn try_reload(&mut self) -> Result<Vec<String>, Failure> {
+    /// What it changed, and whether every worker has it.
+    async fn try_reload(&mut self) -> Result<(Vec<String>, bool), Failure> {
         let Some(file) = &self.file else {
             return Err(Failure::Broken("there is no file to reload".to_owned()));
         };
@@ -64,14 +83,26 @@ impl Office {
                 fixed.join(", ")
             )));
         }
-        let changes = changes(&self.world.plan, &plan);
-        let looked = resolver::resolve(resolver::names_of(&plan)).await;
+        let applied = self.operator.apply(&plan);
+        let mut changes = changes(&self.world.plan, &applied.plan);
+        changes.extend(applied.dropped.iter().cloned());
+        let looked = resolver::resolve(resolver::names_of(&applied.plan)).await;
         let resolved = resolver::merge(&self.world.resolved, looked);
-        self.take_over(plan, resolved).await?;
-        Ok(changes)
+        let settled = self.take_over(applied, resolved).await?;
+        self.file_plan = plan;
+        Ok((changes, settled))
     }
 
-    async fn take_over(&mut self, plan: Plan, resolved: Resolved) -> Result<(), Failure> {
+    /// Puts a plan and the operator's word in force. False if a worker has not said in time that it has them.
+    ///
+    /// # Errors
+    /// Nothing has changed then.
+    pub(super) async fn take_over(
+        &mut self,
+        applied: Applied,
+        resolved: Resolved,
+    ) -> Result<bool, Failure> {
+        let plan = applied.plan;
         let next_admin = self.next_admin(&plan)?;
         let prepared = self.binder.prepare(&plan).await?;
         let sockets = prepared.sockets.clone();
@@ -95,8 +126,11 @@ impl Office {
         let change = self.registry.commit();
         self.binder.commit(prepared);
         let before = std::mem::replace(&mut self.world, world);
+        self.operator = applied.operator;
         self.world.apply_limits();
         self.drain_removed(&before, &change);
+        self.set_states();
+        self.drain_weightless(&before);
         drop(before);
         let (place, format) = log_place(&self.world.plan);
         self.scribe.write_to(place, format);
@@ -105,10 +139,11 @@ impl Office {
         if let Some(next) = next_admin {
             self.admin = next;
         }
-        if !self.publisher.settled().await {
+        let settled = self.publisher.settled().await;
+        if !settled {
             log::error!("a worker did not take the configuration within 2 s");
         }
-        Ok(())
+        Ok(settled)
     }
 
     /// The admin server that the plan asks for, bound and running, if it is not the one that runs. The outer `None`
@@ -127,7 +162,7 @@ impl Office {
         Ok(Some(Some((wanted, server))))
     }
 
-    /// Removed backends get nothing new, and lose what they have as `on_drain` says; those that came back serve again.
+    /// Removed backends get nothing new, and lose what they have as `on_drain` says.
     fn drain_removed(&self, before: &World, change: &Change<BackendShared>) {
         for backend in &change.retired {
             self.set_admin(backend, Admin::Draining, "removed from the configuration");
@@ -138,7 +173,30 @@ impl Office {
         for backend in &change.returned {
             self.set_admin(backend, Admin::Ready, "in the configuration again");
         }
-        // Weight 0 drains, too.
+    }
+
+    /// Gives each backend the operator's state: who drains loses sessions as `on_drain` says; in maintenance nobody keeps
+    /// any.
+    pub(super) fn set_states(&self) {
+        for (pool, shared) in self.world.plan.pools.iter().zip(&self.world.backends) {
+            for (backend, shared) in pool.backends.iter().zip(shared) {
+                let admin = self.operator.admin(&pool.name, &backend.name);
+                if admin == shared.verdict.admin() {
+                    continue;
+                }
+                self.set_admin(shared, admin, "by the operator");
+                match (admin, pool.on_drain) {
+                    (Admin::Ready, _) => shared.rises(self.board.clock.now()),
+                    (Admin::Draining, rule) => obey(shared, Some(rule)),
+                    (Admin::Maintenance, OnLoss::Keep) => obey(shared, Some(OnLoss::AT_ONCE)),
+                    (Admin::Maintenance, rule) => obey(shared, Some(rule)),
+                }
+            }
+        }
+    }
+
+    /// Weight 0 drains, too.
+    fn drain_weightless(&self, before: &World) {
         for (pool, shared) in self.world.plan.pools.iter().zip(&self.world.backends) {
             for (backend, shared) in pool.backends.iter().zip(shared) {
                 let before = before.weight_of(shared);

@@ -9,6 +9,7 @@ use crate::session::{Action, Event, Parcels, Slots, TcpSession, Timers};
 use crate::sys::thread_cpu::thread_cpu_ns;
 use crate::uring::{Incoming, Kernel, Outcome, Parcel, Patience};
 
+use super::asking::Asking;
 use super::flows::Flows;
 use super::spin::Spinner;
 use super::tenant::Tenant;
@@ -60,6 +61,8 @@ pub struct Worker<K> {
     /// When this worker looks after those who wait for a backend's turn.
     pub(super) turn_due: Nanos,
     pub(super) sessions_begun: u64,
+    /// What the office asks, as far as it is answered.
+    pub(super) asking: Option<Asking>,
     random: u64,
     outcomes: Vec<Outcome>,
     due: Vec<Slot>,
@@ -94,6 +97,7 @@ impl<K: Kernel> Worker<K> {
             hurry: false,
             turn_due: Nanos::NEVER,
             sessions_begun: 0,
+            asking: None,
             random: parts.seed | 1,
             outcomes: Vec::with_capacity(8192),
             due: Vec::with_capacity(1024),
@@ -185,6 +189,9 @@ impl<K: Kernel> Worker<K> {
         if rung {
             self.answer_bell();
         }
+        if rung || self.asking.is_some() {
+            self.answer_asks();
+        }
         self.retry_accepting();
         self.account(false);
     }
@@ -192,7 +199,8 @@ impl<K: Kernel> Worker<K> {
     /// How long this turn may sleep.
     fn patience(&self) -> Patience {
         let fed = !self.starved.is_empty() && self.kernel.buffers_free() > 0;
-        if self.hurry || !self.yielded.is_empty() || fed || self.mail_pending {
+        let busy = self.hurry || self.mail_pending || self.asking.is_some();
+        if busy || !self.yielded.is_empty() || fed {
             return Patience::None;
         }
         let mut next = self.timers.next().min(self.turn_due).min(self.flows.next());

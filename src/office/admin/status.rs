@@ -9,8 +9,9 @@ use serde_json::{Value, json};
 
 use crate::balance::{Service, TIERS_MAX};
 use crate::handoff::{Backend, BackendShared, Listener, Phase, Pool, Standing, Target};
-use crate::ids::{BackendId, Clock, ConnectFailure, End, Refusal};
+use crate::ids::{BackendId, Clock, ConnectFailure, End, Nanos, Refusal};
 use crate::office::board::{Board, Reloads, View};
+use crate::office::operator::Name;
 use crate::prober::{BackendReport, Conflict};
 
 #[must_use]
@@ -55,6 +56,7 @@ pub fn of(board: &Board) -> Value {
         "listeners": listeners,
         "pools": pools,
         "removed_backends": removed,
+        "operator": view.operator,
     })
 }
 
@@ -185,17 +187,9 @@ impl Checks {
 
 fn pool(view: &View, checks: &Checks, pool: &Pool) -> Value {
     let now = checks.clock.now();
-    let backends = pool.backends.iter().enumerate();
-    let backends: Vec<Value> = backends
-        .map(|(i, backend)| {
-            let mut value = backend_of(view, checks, backend);
-            value["eligible"] = json!(matches!(
-                pool.standing(i, now),
-                Standing::Open | Standing::Paced
-            ));
-            value["weight_now"] = json!(pool.ramp(i, now).share() * f64::from(backend.weight));
-            value
-        })
+    let members = 0..pool.backends.len();
+    let backends: Vec<Value> = members
+        .map(|i| member(view, checks, pool, i, now))
         .collect();
     let Service {
         serving,
@@ -213,6 +207,31 @@ fn pool(view: &View, checks: &Checks, pool: &Pool) -> Value {
         "role_conflict": checks.conflict(&pool.shared.name),
         "backends": backends,
     })
+}
+
+/// One backend of a pool, with what the pool makes of it.
+fn member(view: &View, checks: &Checks, pool: &Pool, i: usize, now: Nanos) -> Value {
+    let backend = &pool.backends[i];
+    let mut value = backend_of(view, checks, backend);
+    value["eligible"] = json!(matches!(
+        pool.standing(i, now),
+        Standing::Open | Standing::Paced
+    ));
+    value["weight_now"] = json!(pool.ramp(i, now).share() * f64::from(backend.weight));
+    value
+}
+
+/// The same of one backend alone, if there is one of this name.
+#[must_use]
+pub fn backend(board: &Board, name: &Name) -> Option<Value> {
+    let view = board.view();
+    let mut pools = view.snapshot.pools.iter();
+    let pool = pools.find(|pool| pool.shared.name == name.pool)?;
+    let mut backends = pool.backends.iter();
+    let i = backends.position(|backend| backend.shared.name == name.backend)?;
+    let mut value = member(&view, &Checks::of(board), pool, i, board.clock.now());
+    value["pool"] = json!(name.pool);
+    Some(value)
 }
 
 /// Bit n stands for tier n.
