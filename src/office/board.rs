@@ -60,8 +60,38 @@ pub struct ReloadNote {
     pub at: SystemTime,
     /// What was wrong, if it was refused.
     pub error: Option<String>,
+    /// Why the configuration before came back, if it was no reload but its undoing.
+    pub reverted: Option<String>,
     /// What it changed, in words.
     pub changes: Vec<String>,
+}
+
+impl ReloadNote {
+    #[must_use]
+    pub fn now() -> ReloadNote {
+        ReloadNote {
+            at: SystemTime::now(),
+            error: None,
+            reverted: None,
+            changes: Vec::new(),
+        }
+    }
+
+    /// What came of it, in one word.
+    #[must_use]
+    pub fn result(&self) -> &'static str {
+        match (&self.error, &self.reverted) {
+            (Some(_), _) => "refused",
+            (None, Some(_)) => "reverted",
+            (None, None) => "taken",
+        }
+    }
+}
+
+/// A configuration that waits for its confirmation.
+#[derive(Clone, Copy, Debug)]
+pub struct Pending {
+    pub until: SystemTime,
 }
 
 /// Reloads so far.
@@ -69,6 +99,9 @@ pub struct ReloadNote {
 pub struct Reloads {
     pub taken: u64,
     pub refused: u64,
+    /// Configurations that were taken, and given up again.
+    pub reverted: u64,
+    pub pending: Option<Pending>,
     pub last: Option<ReloadNote>,
 }
 

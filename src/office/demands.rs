@@ -2,6 +2,7 @@
 //! reload (plan → world → snapshot), and answers when every worker runs on the result.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -30,7 +31,11 @@ pub enum Demand {
     Remove {
         name: Name,
     },
-    Reload,
+    /// With `confirm`, on trial for so long.
+    Reload {
+        confirm: Option<Duration>,
+    },
+    Confirm,
 }
 
 /// What came of a demand.
@@ -111,10 +116,11 @@ impl Office {
             } => self.alter(&name, admin, weight).await,
             Demand::Add { pool, backend } => self.add(&pool, backend).await,
             Demand::Remove { name } => self.remove(&name).await,
-            Demand::Reload => {
+            Demand::Reload { confirm } => {
                 self.scribe.reopen();
-                self.reload().await
+                self.reload(confirm).await
             }
+            Demand::Confirm => self.confirm(),
         };
         let _ = posted.answer.send(answer);
     }
@@ -187,7 +193,7 @@ impl Office {
             };
         }
         let applied = operator.apply(&self.file_plan);
-        let mut changes = super::reload::changes(&self.world.plan, &applied.plan);
+        let mut changes = super::differences::between(&self.world.plan, &applied.plan);
         let states = states_changed(&self.operator, &applied.operator);
         let resolved = self.resolve_more(&applied.plan).await;
         let settled = self.take_over(applied, resolved).await;

@@ -97,6 +97,12 @@ impl Ledger {
         }
     }
 
+    /// Whether there is a place for it.
+    #[must_use]
+    pub fn has_place(&self) -> bool {
+        self.path.is_some()
+    }
+
     /// What was written last; nothing if there is no such file.
     #[must_use]
     pub fn load(&self) -> Operator {

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `start` | brings everything up, in order, nothing half started |
 //! | `reload` | takes a changed file over, or refuses it as a whole |
+//! | `trial`, `vitals` | goes back, where a reload is not confirmed or does harm |
 //! | `demands`, `operator`, `ledger` | what operators change in the running process, and where that is kept |
 //! | `leave` | drains and ends |
 //! | `registry` | identities over reloads |
@@ -22,6 +23,7 @@ mod checks;
 mod conflicts;
 mod crew;
 mod demands;
+mod differences;
 mod events;
 mod failure;
 mod leave;
@@ -37,6 +39,8 @@ mod scribe;
 mod signals;
 mod start;
 mod tick;
+mod trial;
+mod vitals;
 mod warm;
 mod world;
 
@@ -130,6 +134,8 @@ struct Office {
     publisher: Publisher,
     phase: Phase,
     reloads: Reloads,
+    /// A configuration that is not confirmed yet.
+    trial: Option<trial::Trial>,
     crew: Crew,
     scribe: Scribe,
     admin: Option<AdminSeat>,
@@ -161,13 +167,14 @@ impl Office {
                 Event::Wish(Wish::Reload) => {
                     self.scribe.reopen();
                     // What came of it is in log and status.
-                    let _ = self.reload().await;
+                    let _ = self.reload(None).await;
                 }
                 Event::Wish(Wish::ReopenLogs) => self.scribe.reopen(),
                 Event::Looked(resolved) => self.take_lookups(resolved).await,
                 Event::Demand(posted) => self.meet(posted).await,
                 Event::Tick => {
                     self.on_tick();
+                    self.watch_trial().await;
                     if self.crew.any_finished() {
                         self.scribe.stop(start::SCRIBE_PATIENCE);
                         return Err(Failure::Broken("a worker ended unasked".to_owned()));

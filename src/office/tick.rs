@@ -11,6 +11,8 @@ use crate::ids::{Nanos, PoolId};
 
 use super::conflicts::Alarms;
 use super::resolver::AGAIN;
+use super::trial::Past;
+use super::vitals::Mark;
 use super::{Office, checks, start};
 
 /// The office's pulse: also how late a change of health is logged.
@@ -30,6 +32,7 @@ pub struct Tick {
     /// Tiers that serve, and whether health is ignored there, as logged last.
     tiers: BTreeMap<PoolId, (u16, bool)>,
     alarms: Alarms,
+    past: Past,
 }
 
 type Pick = fn(&WorkerCounters) -> &Tally;
@@ -70,7 +73,14 @@ impl Tick {
             pauses: [0; PAUSES.len()],
             tiers: BTreeMap::new(),
             alarms: Alarms::default(),
+            past: Past::default(),
         }
+    }
+
+    /// What was usual lately.
+    #[must_use]
+    pub fn past(&self) -> &Past {
+        &self.past
     }
 
     pub async fn next(&mut self) {
@@ -91,6 +101,7 @@ impl Office {
             self.binder.sweep(now);
             self.publisher.sweep();
             self.complain_of_pauses();
+            self.tick.past.note(Mark::of(&self.board.view().snapshot));
         }
         if self.tick.looked_up.elapsed() >= AGAIN {
             self.tick.looked_up = Instant::now();

@@ -108,7 +108,15 @@ fn tries(third: SocketAddr, session: &str) -> Vec<(String, String, Value, u16)> 
             "/v1/sessions/{id}",
             ("delete", "/v1/sessions/x", Value::Null, 400),
         ),
+        (
+            "/v1/reload",
+            ("post", "/v1/reload", json!({ "confirm": "0s" }), 400),
+        ),
         ("/v1/reload", ("post", "/v1/reload", Value::Null, 200)),
+        (
+            "/v1/reload/confirm",
+            ("post", "/v1/reload/confirm", Value::Null, 409),
+        ),
     ];
     let owned = |(path, (verb, target, body, code)): (&str, Try)| {
         let operation = format!("{verb} {path}");

@@ -262,6 +262,11 @@ impl Ringway {
         self.write_raw(&self.setup.text());
     }
 
+    /// The configuration that it was started with, or that was last written.
+    pub fn text(&self) -> String {
+        self.setup.text()
+    }
+
     pub fn write_raw(&self, text: &str) {
         let new = self.folder().join("config.new");
         fs::write(&new, text).expect("write the configuration");

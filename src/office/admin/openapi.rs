@@ -76,7 +76,8 @@ fn operation(route: &Route) -> Value {
         value["parameters"] = json!(query);
     }
     if let Some(body) = route.body {
-        value["requestBody"] = json!({ "required": true, "content": content(body) });
+        let required = body != "Reload";
+        value["requestBody"] = json!({ "required": required, "content": content(body) });
     }
     value
 }
@@ -268,13 +269,27 @@ const SCHEMAS: &[(&str, Schema)] = &[
         object(&json!({ "sessions": list(&session), "matched": count() }))
     }),
     ("Killed", || object(&json!({ "killed": text() }))),
-    ("Reloaded", || object(&json!({ "changes": list(&text()) }))),
+    ("Reload", || {
+        let confirm = json!({ "type": "string", "description": "a duration from 1s to 1h" });
+        json!({
+            "type": "object",
+            "additionalProperties": false,
+            "properties": { "confirm": confirm },
+        })
+    }),
+    ("Reloaded", || {
+        object(&json!({ "changes": list(&text()), "confirm_until": or_null("string") }))
+    }),
+    ("Confirmed", || {
+        object(&json!({ "confirmed": { "type": "boolean" } }))
+    }),
 ];
 
 fn status() -> Value {
     let sessions = object(&json!({ "active": count(), "limit": count() }));
-    let reload =
-        object(&json!({ "taken": count(), "refused": count(), "last": or_null("object") }));
+    let reload = object(
+        &json!({ "taken": count(), "refused": count(), "reverted": count(), "last": or_null("object") }),
+    );
     object(&json!({
         "version": text(),
         "uptime_seconds": number(),

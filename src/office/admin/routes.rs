@@ -1,15 +1,19 @@
 //! The table of all routes: the one place from which requests are answered, the description at `/v1/openapi.json` is made,
 //! and tests take what to try. A new page is a line here.
 
+use std::time::Duration;
+
 use hyper::StatusCode;
+use hyper::body::Incoming;
 use hyper::header::ACCEPT;
 use serde_json::json;
 
+use crate::config::duration_of;
 use crate::office::demands::Demand;
 
 use super::replies::{self, Body, Reply, json, problem, refused};
 use super::router::{Answering, Call, Door, Route, Verb};
-use super::{backends, events, explain, metrics, openapi, readiness, sessions, status};
+use super::{backends, bodies, events, explain, metrics, openapi, readiness, sessions, status};
 
 const PLAIN: &str = "text/plain; version=0.0.4; charset=utf-8";
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -184,11 +188,21 @@ pub static ROUTES: &[Route] = &[
         verb: Verb::Post,
         path: "/v1/reload",
         door: Door::Socket,
-        about: "Reads the configuration file again",
+        about: "Reads the configuration file again; with confirm, goes back after that time or if it does clearly worse",
+        query: &[],
+        body: Some("Reload"),
+        answers: &[(200, "Reloaded"), (400, "Problem"), (422, "Problem")],
+        answer: later!(reload),
+    },
+    Route {
+        verb: Verb::Post,
+        path: "/v1/reload/confirm",
+        door: Door::Socket,
+        about: "Keeps the configuration that waits for its confirmation",
         query: &[],
         body: None,
-        answers: &[(200, "Reloaded"), (422, "Problem")],
-        answer: later!(reload),
+        answers: &[(200, "Confirmed"), (409, "Problem")],
+        answer: later!(confirm),
     },
 ];
 
@@ -250,8 +264,35 @@ fn description(_: &Call) -> Reply {
 }
 
 async fn reload(call: Call) -> Reply {
-    match call.entrance.demand(Demand::Reload).await {
-        Ok(done) => json(StatusCode::OK, &json!({ "changes": done.changes })),
+    let confirm = match read_confirm(call.body).await {
+        Ok(confirm) => confirm,
+        Err(reply) => return reply,
+    };
+    match call.entrance.demand(Demand::Reload { confirm }).await {
+        Ok(done) => {
+            let view = call.entrance.board.view();
+            let until = view.reloads.pending.map(|it| status::stamp(it.until));
+            let value = json!({ "changes": done.changes, "confirm_until": until });
+            json(StatusCode::OK, &value)
+        }
+        Err(why) => refused(&why),
+    }
+}
+
+async fn read_confirm(body: Incoming) -> Result<Option<Duration>, Reply> {
+    let keys = bodies::object(body).await?;
+    bodies::no_others(&keys, &["confirm"])?;
+    let allowed = "a duration from \"1s\" to \"1h\"";
+    bodies::read(&keys, "confirm", allowed, |value| {
+        let patience = duration_of(value.as_str()?)?;
+        let fits = (Duration::from_secs(1)..=Duration::from_secs(3600)).contains(&patience);
+        fits.then_some(patience)
+    })
+}
+
+async fn confirm(call: Call) -> Reply {
+    match call.entrance.demand(Demand::Confirm).await {
+        Ok(_) => json(StatusCode::OK, &json!({ "confirmed": true })),
         Err(why) => refused(&why),
     }
 }

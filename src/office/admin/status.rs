@@ -60,7 +60,7 @@ pub fn of(board: &Board) -> Value {
     })
 }
 
-fn stamp(moment: SystemTime) -> String {
+pub(super) fn stamp(moment: SystemTime) -> String {
     humantime::format_rfc3339_millis(moment).to_string()
 }
 
@@ -68,12 +68,19 @@ fn reload(reloads: &Reloads) -> Value {
     let last = reloads.last.as_ref().map(|last| {
         json!({
             "at": stamp(last.at),
-            "result": if last.error.is_none() { "taken" } else { "refused" },
+            "result": last.result(),
             "error": last.error,
+            "reason": last.reverted,
             "changes": last.changes,
         })
     });
-    json!({ "taken": reloads.taken, "refused": reloads.refused, "last": last })
+    json!({
+        "taken": reloads.taken,
+        "refused": reloads.refused,
+        "reverted": reloads.reverted,
+        "confirm_until": reloads.pending.map(|pending| stamp(pending.until)),
+        "last": last,
+    })
 }
 
 fn workers(board: &Board) -> Vec<Value> {
