@@ -4,9 +4,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 use hyper::StatusCode;
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use serde_json::{Map, Value};
 
 use crate::config::near_matches;
@@ -14,6 +14,8 @@ use crate::config::near_matches;
 use super::replies::{Reply, problem};
 
 pub const BYTES_MAX: usize = 64 * 1024;
+/// Up to here what is too long is read and forgotten.
+const READ_MAX: u64 = 1 << 20;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The body as an object; an empty one has no keys.
@@ -30,10 +32,9 @@ pub async fn object(body: Incoming) -> Result<Map<String, Value>, Reply> {
 }
 
 async fn whole(body: Incoming) -> Result<Bytes, Reply> {
-    let collecting = Limited::new(body, BYTES_MAX).collect();
-    match tokio::time::timeout(PATIENCE, collecting).await {
-        Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(problem(
+    match tokio::time::timeout(PATIENCE, collect(body)).await {
+        Ok(Ok(Some(bytes))) => Ok(bytes),
+        Ok(Ok(None)) => Err(problem(
             StatusCode::PAYLOAD_TOO_LARGE,
             &format!("the body is too long; allowed: at most {BYTES_MAX} bytes"),
         )),
@@ -43,6 +44,28 @@ async fn whole(body: Incoming) -> Result<Bytes, Reply> {
             "the body did not come within 10 s",
         )),
     }
+}
+
+/// The whole body; `None` if it is too long. Some of what is too much is read all the same: a client that is cut while it
+/// writes may never see the answer.
+async fn collect(mut body: Incoming) -> Result<Option<Bytes>, hyper::Error> {
+    if body.size_hint().lower() > READ_MAX {
+        return Ok(None);
+    }
+    let mut bytes = Vec::new();
+    let mut read = 0;
+    while let Some(frame) = body.frame().await {
+        let Ok(piece) = frame?.into_data() else {
+            continue;
+        };
+        read += piece.len() as u64;
+        if read <= BYTES_MAX as u64 {
+            bytes.extend_from_slice(&piece);
+        } else if read > READ_MAX {
+            break;
+        }
+    }
+    Ok((read <= BYTES_MAX as u64).then(|| Bytes::from(bytes)))
 }
 
 pub fn bad(sentence: &str) -> Reply {

@@ -1,8 +1,8 @@
 //! The admin server: HTTP/1.1 on `[admin] bind`, where everything is only looked at, and on the admin socket, where the
 //! operator changes things. Answers are read from the board, demands go to the office; nothing is decided here.
 //!
-//! Clients here are not trusted either: few connections, small heads, a deadline for each. One that is over the limit is
-//! closed at once.
+//! Clients here are not trusted either: few connections, small heads and bodies, a deadline for each. Who comes when all
+//! places are taken gets that of the connection that has been idle longest.
 
 mod backends;
 mod bodies;
@@ -12,6 +12,8 @@ mod families;
 pub mod metrics;
 mod openapi;
 mod patience;
+mod places;
+mod plainly;
 pub mod readiness;
 mod replies;
 mod router;
@@ -23,6 +25,7 @@ pub mod status;
 pub(super) mod tests;
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -31,14 +34,15 @@ use std::time::Duration;
 use hyper::Request;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use super::board::Board;
 use super::failure::Failure;
 use patience::{Impatient, PATIENCE};
+use places::{Place, Places};
+use plainly::Plainly;
 use router::Entrance;
 
 const CONNECTIONS_MAX: usize = 64;
@@ -116,18 +120,20 @@ where
     F: Fn() -> A,
     A: Future<Output = io::Result<S>>,
 {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let places = Places::new(CONNECTIONS_MAX);
     loop {
         match next().await {
             Ok(stream) => {
-                let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+                let Some(place) = places.take() else {
                     continue;
                 };
+                let number = place.number();
                 let entrance = entrance.clone();
-                tokio::spawn(async move {
-                    let _ = tokio::time::timeout(LIFETIME_MAX, serve(stream, entrance)).await;
-                    drop(place);
+                let task = tokio::spawn(async move {
+                    let _ =
+                        tokio::time::timeout(LIFETIME_MAX, serve(stream, entrance, place)).await;
                 });
+                places.belongs(number, task.abort_handle());
             }
             // Out of descriptors, most likely: the sessions come first.
             Err(error) => {
@@ -138,21 +144,37 @@ where
     }
 }
 
-async fn serve<S>(stream: S, entrance: Entrance)
+async fn serve<S>(stream: S, entrance: Entrance, place: Place)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let place = Arc::new(place);
     let service = service_fn(move |request: Request<hyper::body::Incoming>| {
-        let answering = router::answer(entrance.clone(), request);
-        async move { Ok::<_, Infallible>(answering.await) }
+        let (entrance, place) = (entrance.clone(), Arc::clone(&place));
+        Box::pin(async move {
+            place.set_busy(true);
+            let reply = router::answer(entrance, request).await;
+            // A stream keeps its place as long as it lasts.
+            place.set_busy(replies::is_stream(&reply));
+            Ok::<_, Infallible>(reply)
+        })
     });
-    let served = hyper::server::conn::http1::Builder::new()
+    let stream = Plainly::new(Impatient::new(stream, PATIENCE));
+    let mut connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(HEAD_BYTES_MAX)
-        .serve_connection(TokioIo::new(Impatient::new(stream, PATIENCE)), service)
-        .await;
+        .serve_connection(TokioIo::new(stream), service);
+    let served = poll_fn(|context| connection.poll_without_shutdown(context)).await;
+    let parts = connection.into_parts();
+    let mut stream = parts.io.into_inner();
     if let Err(error) = served {
         log::debug!("admin: {error}");
+        // Who has said nothing is closed without a word.
+        if error.is_timeout() && !parts.read_buf.is_empty() {
+            let late = plainly::words("408 Request Timeout", "the head did not come within 10 s");
+            let _ = stream.write_all(&late).await;
+        }
     }
+    let _ = stream.shutdown().await;
 }

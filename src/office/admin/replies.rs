@@ -4,7 +4,7 @@ use std::convert::Infallible;
 
 use bytes::Bytes;
 use http_body_util::Full;
-use http_body_util::combinators::BoxBody;
+use http_body_util::combinators::UnsyncBoxBody;
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use hyper::{Response, StatusCode};
 use serde_json::{Value, json};
@@ -13,7 +13,7 @@ use crate::office::demands::Refused;
 use crate::office::operator::Unknown;
 
 /// Whole answers and streams alike.
-pub type Body = BoxBody<Bytes, Infallible>;
+pub type Body = UnsyncBoxBody<Bytes, Infallible>;
 pub type Reply = Response<Body>;
 
 const JSON: &str = "application/json";
@@ -35,6 +35,12 @@ pub fn json_text(value: &Value) -> String {
 
 pub fn json(status: StatusCode, value: &Value) -> Reply {
     text(status, JSON, json_text(value))
+}
+
+/// Whether it goes on for as long as the client stays.
+pub fn is_stream(reply: &Reply) -> bool {
+    let kind = reply.headers().get(CONTENT_TYPE);
+    kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"))
 }
 
 pub fn problem(status: StatusCode, sentence: &str) -> Reply {
