@@ -4,22 +4,24 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Full};
+use hyper::Request;
 use hyper::header::HOST;
-use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
+use serde_json::Value;
 use tokio::net::UnixStream;
 
 use super::Ending;
 use crate::config;
 
-/// A running instance answers within milliseconds; one that is stopped or stuck must not keep the command for ever.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// A running instance answers within milliseconds, a reload that waits for a name server within seconds; one that is stopped
+/// or stuck must not keep the command for ever.
+const PATIENCE: Duration = Duration::from_secs(20);
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 const USUAL_FILE: &str = "config.toml";
 
 /// Where an instance is to be found; for commands that speak to one.
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 pub(super) struct Instance {
     /// The admin socket of the instance; default: the configuration file's
     #[arg(long, value_name = "PATH")]
@@ -36,16 +38,53 @@ pub(super) struct Answer {
     pub body: Bytes,
 }
 
+impl Answer {
+    /// # Errors
+    /// The instance's own sentence, if it did not do what was asked.
+    pub fn checked(self) -> Result<Answer, Ending> {
+        if (200..300).contains(&self.status) {
+            return Ok(self);
+        }
+        let value = self.value();
+        let sentence = value["error"].as_str().unwrap_or("the answer is no answer");
+        Err(Ending {
+            status: match self.status {
+                400 | 404 | 422 => 2,
+                504 => 4,
+                _ => 1,
+            },
+            sentence: sentence.to_owned(),
+        })
+    }
+
+    pub fn value(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_default()
+    }
+
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+}
+
 impl Instance {
     /// Asks for `path`, query included.
     pub fn get(&self, path: &str) -> Result<Answer, Ending> {
+        self.send("GET", path, &Value::Null)
+    }
+
+    /// Asks for something to be done; `null` is no body.
+    pub fn send(&self, method: &str, path: &str, body: &Value) -> Result<Answer, Ending> {
         let socket = self.find()?;
+        let body = match body {
+            Value::Null => Bytes::new(),
+            body => Bytes::from(body.to_string()),
+        };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(|error| failed(format!("no runtime: {error}")))?;
         let asked = runtime.block_on(async {
-            tokio::time::timeout(PATIENCE, ask(&socket, Method::GET, path)).await
+            tokio::time::timeout(PATIENCE, ask(&socket, method, path, body)).await
         });
         let shown = socket.display();
         match asked {
@@ -53,7 +92,7 @@ impl Instance {
             Ok(Err(sentence)) => Err(failed(format!(
                 "no ringway answers at {shown}: {sentence}: is it running? --socket names another place"
             ))),
-            Err(_) => Err(failed(format!("no answer from {shown} within 10 s"))),
+            Err(_) => Err(failed(format!("no answer from {shown} within 20 s"))),
         }
     }
 
@@ -82,7 +121,7 @@ fn failed(sentence: String) -> Ending {
     }
 }
 
-async fn ask(socket: &Path, method: Method, path: &str) -> Result<Answer, String> {
+async fn ask(socket: &Path, method: &str, path: &str, body: Bytes) -> Result<Answer, String> {
     let said = |error: hyper::Error| error.to_string();
     let stream = UnixStream::connect(socket).await;
     let stream = stream.map_err(|error| error.to_string())?;
@@ -93,7 +132,7 @@ async fn ask(socket: &Path, method: Method, path: &str) -> Result<Answer, String
         .method(method)
         .uri(path)
         .header(HOST, "localhost")
-        .body(Empty::<Bytes>::new())
+        .body(Full::new(body))
         .map_err(|error| error.to_string())?;
     let response = sender.send_request(request).await.map_err(said)?;
     let status = response.status().as_u16();

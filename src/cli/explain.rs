@@ -28,18 +28,11 @@ pub(super) fn explain(question: &Question) -> Result<(), Ending> {
         .append_pair("listener", &question.listener)
         .append_pair("client", &question.client)
         .finish();
-    let answer = question.instance.get(&format!("/v1/explain?{query}"))?;
-    let value: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
-    if answer.status != 200 {
-        let sentence = value["error"].as_str().unwrap_or("the answer is no answer");
-        return Err(Ending {
-            status: if answer.status < 500 { 2 } else { 1 },
-            sentence: sentence.to_owned(),
-        });
-    }
+    let path = format!("/v1/explain?{query}");
+    let answer = question.instance.get(&path)?.checked()?;
     let text = match question.json {
-        true => String::from_utf8_lossy(&answer.body).into_owned(),
-        false => in_words(&value),
+        true => answer.text(),
+        false => in_words(&answer.value()),
     };
     out::say(&text);
     Ok(())

@@ -5,10 +5,15 @@
 
 mod check;
 mod client;
+mod columns;
 mod demo;
 mod explain;
+mod operate;
 mod out;
 mod run;
+mod shell;
+mod status;
+mod top;
 mod version;
 
 use std::path::PathBuf;
@@ -56,6 +61,33 @@ enum Command {
     },
     /// Tell which backend a client would get now, and why
     Explain(explain::Question),
+    /// Show listeners, pools, backends and sessions of a running instance
+    Status(status::Status),
+    /// Show the same live: sort, filter, see rates
+    Top(top::Top),
+    /// Give a backend new sessions again
+    Ready(operate::One),
+    /// Give a backend nothing new; its sessions end as the pool's on_drain says
+    Drain(operate::Drain),
+    /// Take a backend out: nothing new, and its sessions are closed
+    Maintain(operate::One),
+    /// Set the weight of a backend
+    Weight(operate::Weight),
+    /// List the oldest sessions
+    Sessions(operate::Sessions),
+    /// End a session at once
+    Kill(operate::Kill),
+    /// Read the configuration again, and print what changed
+    Reload(operate::Reload),
+    /// Keep the configuration that waits for its confirmation
+    Confirm(client::Instance),
+    /// Print completions for a shell
+    Completions {
+        #[arg(value_name = "SHELL")]
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page
+    Man,
     /// Print the version and what the kernel offers
     Version,
 }
@@ -95,6 +127,18 @@ pub fn main() -> ExitCode {
         Command::Check { config, defaults } => check::check(&config, defaults),
         Command::Demo { seconds, no_load } => demo::demo(seconds, !no_load),
         Command::Explain(question) => explain::explain(&question),
+        Command::Status(arguments) => status::status(&arguments),
+        Command::Top(arguments) => top::top(&arguments),
+        Command::Ready(one) => operate::admin(&one, "ready"),
+        Command::Drain(arguments) => operate::drain(&arguments),
+        Command::Maintain(one) => operate::admin(&one, "maintenance"),
+        Command::Weight(arguments) => operate::weight(&arguments),
+        Command::Sessions(arguments) => operate::sessions(&arguments),
+        Command::Kill(arguments) => operate::kill(&arguments),
+        Command::Reload(arguments) => operate::reload(&arguments),
+        Command::Confirm(instance) => operate::confirm(&instance),
+        Command::Completions { shell } => shell::completions(shell),
+        Command::Man => shell::manual(),
         Command::Version => version::version(),
     };
     match outcome {

@@ -14,13 +14,13 @@ use super::desk::{Desk, Located};
 use super::listener::ListenerDraft;
 use super::place::Bind;
 use super::plan::{
-    AcceptProxy, AdminPlan, BackendAddress, BackendPlan, GlobalPlan, ListenerPlan, Plan, PoolPlan,
-    Protocol, ProxyVersion, RoutePlan,
+    AcceptProxy, AdminPlan, BackendAddress, GlobalPlan, ListenerPlan, Plan, PoolPlan, Protocol,
+    ProxyVersion, RoutePlan,
 };
-use super::pool::PoolDraft;
+use super::pool::{BackendDraft, PoolDraft};
 
 /// Identities are 16-bit numbers that a reload hands out anew while old holders live on; half of them is for one file.
-const OF_A_KIND_MAX: usize = 32_767;
+pub(super) const OF_A_KIND_MAX: usize = 32_767;
 
 pub(super) struct Drafts {
     pub global: GlobalPlan,
@@ -136,15 +136,8 @@ fn finish_listener(draft: ListenerDraft, reached: &Reached, few_enough: bool) ->
 }
 
 fn finish_pool(draft: PoolDraft) -> PoolPlan {
-    let backends = draft.backends.into_iter().filter_map(|backend| {
-        Some(BackendPlan {
-            name: backend.name?.value,
-            address: backend.address?.value,
-            weight: backend.weight,
-            max_connections: backend.max_connections,
-            tier: backend.tier,
-        })
-    });
+    let backends = draft.backends.into_iter();
+    let backends = backends.filter_map(BackendDraft::finish);
     PoolPlan {
         name: draft.name.map(|name| name.value).unwrap_or_default(),
         backends: backends.collect(),

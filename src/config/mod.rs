@@ -4,6 +4,7 @@
 //! It must not bind, resolve, or look at the machine: what it needs to know about that is handed in. The office and the
 //! commands call it; the data plane never sees it.
 
+mod addition;
 mod admin;
 pub mod breaker;
 pub mod budget;
@@ -19,6 +20,7 @@ mod limits;
 mod listener;
 mod login;
 mod measure;
+mod near;
 mod options;
 mod place;
 mod plan;
@@ -41,6 +43,7 @@ use crossing::{Drafts, cross};
 use desk::Desk;
 use section::Section;
 
+pub use addition::{backend_of, backend_of_json, can_join};
 pub use admin::admin_socket;
 pub use breaker::BreakerPlan;
 pub use check_plan::{
@@ -49,6 +52,7 @@ pub use check_plan::{
 };
 pub use fault::{ConfigError, Fault};
 pub use measure::{Rate, duration_of, rate_of, shown as duration_text};
+pub use near::near_matches;
 pub use place::backend_address_of;
 pub use plan::{
     AcceptProxy, AccessLog, AdminPlan, Algorithm, BackendAddress, BackendPlan, FlowPlan,

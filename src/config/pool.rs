@@ -16,7 +16,9 @@ use super::measure::{
 };
 use super::options::{read_keepalive, read_user_timeout};
 use super::place::{backend_address, ip};
-use super::plan::{Algorithm, BackendAddress, HashKey, OnFin, OnLoss, PoolPlan, WaitPlan};
+use super::plan::{
+    Algorithm, BackendAddress, BackendPlan, HashKey, OnFin, OnLoss, PoolPlan, WaitPlan,
+};
 use super::preface::{read_cancel, read_send_proxy};
 use super::section::{Section, Value};
 use super::tiers::{TIER_MAX, read_tiers};
@@ -58,6 +60,19 @@ pub(super) struct BackendDraft {
     pub weight: u32,
     pub max_connections: Option<u32>,
     pub tier: u8,
+}
+
+impl BackendDraft {
+    /// `None` if a fault was noted.
+    pub fn finish(self) -> Option<BackendPlan> {
+        Some(BackendPlan {
+            name: self.name?.value,
+            address: self.address?.value,
+            weight: self.weight,
+            max_connections: self.max_connections,
+            tier: self.tier,
+        })
+    }
 }
 
 pub(super) fn read_pool(desk: &mut Desk<'_>, mut table: Section) -> PoolDraft {
@@ -227,7 +242,7 @@ fn read_backends(desk: &mut Desk<'_>, pool: &mut Section, discovered: bool) -> V
         .collect()
 }
 
-fn read_backend(desk: &mut Desk<'_>, mut table: Section) -> BackendDraft {
+pub(super) fn read_backend(desk: &mut Desk<'_>, mut table: Section) -> BackendDraft {
     let address = table.require(desk, "address", "HOST:PORT or unix:/PATH", backend_address);
     let name = if table.has("name") {
         table.read_located(desk, "name", name)

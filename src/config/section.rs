@@ -10,6 +10,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::desk::{Desk, Located};
 use super::measure::Refusal;
+use super::near::nearest;
 
 /// A longer string is cut in messages, so that a sentence stays one.
 const SHOWN_MAX: usize = 80;
@@ -295,49 +296,5 @@ fn convert_value(desk: &mut Desk<'_>, found: &Spanned<DeValue<'_>>, key: &str) -
             Value::List(items.collect())
         }
         DeValue::Table(table) => Value::Table(Section::convert(desk, table, key.to_owned(), at)),
-    }
-}
-
-/// The known key that a misspelt one most likely stands for: at most a third of its letters differ.
-fn nearest(wrong: &str, known: &[&'static str]) -> Option<&'static str> {
-    if wrong.len() > 64 {
-        return None;
-    }
-    let close_enough = (wrong.len() / 3).clamp(1, 3);
-    known
-        .iter()
-        .map(|&key| (distance(wrong, key), key))
-        .filter(|&(far, _)| far <= close_enough)
-        .min()
-        .map(|(_, key)| key)
-}
-
-/// Levenshtein's edit distance, in bytes.
-fn distance(left: &str, right: &str) -> usize {
-    let mut row: Vec<usize> = (0..=right.len()).collect();
-    for (i, a) in left.bytes().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, b) in right.bytes().enumerate() {
-            let replaced = diagonal + usize::from(a != b);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[right.len()]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_near_key_is_found_and_a_far_one_is_not() {
-        let known = ["connect_timeout", "connect_budget", "wait"];
-        assert_eq!(nearest("conect_timeout", &known), Some("connect_timeout"));
-        assert_eq!(nearest("conn_budget", &known), Some("connect_budget"));
-        assert_eq!(nearest("wat", &known), Some("wait"));
-        assert_eq!(nearest("colour", &known), None);
-        assert_eq!(distance("kitten", "sitting"), 3);
     }
 }

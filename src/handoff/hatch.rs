@@ -11,6 +11,7 @@ use crate::ids::{PoolId, WorkerId};
 use crate::sys::Doorbell;
 
 use super::access::AccessList;
+use super::asks::Asks;
 use super::cancels::{Cancelled, Cancels};
 use super::counters::Tally;
 use super::ejection::Notices;
@@ -88,6 +89,8 @@ pub struct Hatch {
     pub grants: ArrayQueue<Grant>,
     /// Sessions whose cancel request was carried out, or not.
     pub cancelled: ArrayQueue<Cancelled>,
+    /// What the office asks of this worker's sessions.
+    pub asks: Asks,
     mailbox: Mutex<Option<Arc<Snapshot>>>,
 }
 
@@ -111,6 +114,7 @@ impl Hatch {
             transfers: ArrayQueue::new(TRANSFERS),
             grants: ArrayQueue::new(GRANTS),
             cancelled: ArrayQueue::new(CANCELLED),
+            asks: Asks::default(),
             mailbox: Mutex::new(None),
         })
     }

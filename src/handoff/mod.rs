@@ -5,6 +5,7 @@
 //! What outlives a snapshot hangs on an identity: [`ListenerShared`], [`PoolShared`], [`BackendShared`].
 
 mod access;
+mod asks;
 mod breaker;
 mod breaker_rules;
 mod breaker_word;
@@ -31,6 +32,7 @@ mod warm;
 
 pub use crate::balance::{TierMode, TierRules};
 pub use access::AccessList;
+pub use asks::{Ask, Asks, Finding, Question, SessionRow, Stage};
 pub use breaker::{Breaker, BreakerState, CLIENTS_MIN, Call, Change, Entry, Kept, Trial};
 pub use breaker_rules::{BreakerRules, FAILURES_MAX, TRIALS_MAX};
 pub use cancels::{CANCEL_BYTES_MAX, CancelOrder, Cancelled, Cancels};

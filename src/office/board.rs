@@ -61,8 +61,38 @@ pub struct ReloadNote {
     pub at: SystemTime,
     /// What was wrong, if it was refused.
     pub error: Option<String>,
+    /// Why the configuration before came back, if it was no reload but its undoing.
+    pub reverted: Option<String>,
     /// What it changed, in words.
     pub changes: Vec<String>,
+}
+
+impl ReloadNote {
+    #[must_use]
+    pub fn now() -> ReloadNote {
+        ReloadNote {
+            at: SystemTime::now(),
+            error: None,
+            reverted: None,
+            changes: Vec::new(),
+        }
+    }
+
+    /// What came of it, in one word.
+    #[must_use]
+    pub fn result(&self) -> &'static str {
+        match (&self.error, &self.reverted) {
+            (Some(_), _) => "refused",
+            (None, Some(_)) => "reverted",
+            (None, None) => "taken",
+        }
+    }
+}
+
+/// A configuration that waits for its confirmation.
+#[derive(Clone, Copy, Debug)]
+pub struct Pending {
+    pub until: SystemTime,
 }
 
 /// Reloads so far.
@@ -70,6 +100,9 @@ pub struct ReloadNote {
 pub struct Reloads {
     pub taken: u64,
     pub refused: u64,
+    /// Configurations that were taken, and given up again.
+    pub reverted: u64,
+    pub pending: Option<Pending>,
     pub last: Option<ReloadNote>,
 }
 
@@ -83,6 +116,8 @@ pub struct View {
     /// Backends that a reload removed and that may still have sessions.
     pub retired: Vec<Weak<BackendShared>>,
     pub reloads: Reloads,
+    /// What holds otherwise than the file says, in words.
+    pub operator: Vec<String>,
 }
 
 impl View {
@@ -115,6 +150,8 @@ pub struct Board {
     leaving: AtomicBool,
     view: Mutex<Arc<View>>,
     prober: Mutex<Option<Prober>>,
+    /// Held by who asks the workers; the number of the last ask.
+    pub asking: tokio::sync::Mutex<u64>,
 }
 
 impl Board {
@@ -135,6 +172,7 @@ impl Board {
             leaving: AtomicBool::new(false),
             view: Mutex::new(Arc::new(view)),
             prober: Mutex::new(None),
+            asking: tokio::sync::Mutex::new(0),
         }
     }
 

@@ -232,7 +232,8 @@ impl Events {
             shown.collect::<String>()
         });
         let data = json!({
-            "result": if note.error.is_none() { "taken" } else { "refused" },
+            "result": note.result(),
+            "reason": note.reverted,
             "error": error,
             "changes": note.changes.iter().take(NAMES_MAX).collect::<Vec<_>>(),
             "changes_in_all": note.changes.len(),

@@ -8,6 +8,7 @@ use sd_notify::NotifyState;
 use crate::handoff::Phase;
 use crate::ids::Nanos;
 
+use super::demands::Refused;
 use super::failure::Failure;
 use super::signals::Wish;
 use super::start::SCRIBE_PATIENCE;
@@ -117,6 +118,7 @@ impl Office {
             match tokio::time::timeout(pause, self.next_event()).await {
                 Err(_) | Ok(Event::Looked(_)) => {}
                 Ok(Event::Tick) => self.on_tick(),
+                Ok(Event::Demand(posted)) => posted.refuse(Refused::Leaving),
                 Ok(Event::Wish(Wish::Leave)) => return Left::Hurried,
                 Ok(Event::Wish(Wish::Reload | Wish::ReopenLogs)) => self.scribe.reopen(),
             }

@@ -7,6 +7,8 @@
 //! |---|---|
 //! | `start` | brings everything up, in order, nothing half started |
 //! | `reload` | takes a changed file over, or refuses it as a whole |
+//! | `trial`, `vitals` | goes back, where a reload is not confirmed or does harm |
+//! | `demands`, `operator`, `ledger` | what operators change in the running process, and where that is kept |
 //! | `leave` | drains and ends |
 //! | `registry` | identities over reloads |
 //! | `binder` | listening sockets over reloads |
@@ -26,15 +28,19 @@ mod breakers;
 mod checks;
 mod conflicts;
 mod crew;
+mod demands;
 mod diary;
+mod differences;
 mod events;
 mod failure;
 mod headroom;
 mod inherited;
 mod journald;
 mod leave;
+mod ledger;
 mod machine;
 mod notify;
+mod operator;
 mod publisher;
 mod registry;
 mod reload;
@@ -46,6 +52,8 @@ mod signals;
 mod start;
 mod store;
 mod tick;
+mod trial;
+mod vitals;
 mod warm;
 mod world;
 
@@ -56,13 +64,16 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use crate::config::{AccessLog, LogFormat, Plan};
-use crate::handoff::Phase;
+use crate::handoff::{Phase, Snapshot};
 use crate::ids::Address;
 
 use binder::Binder;
 use board::{Board, Reloads, View};
 use crew::Crew;
+use demands::{Demands, Posted};
 use headroom::Headroom;
+use ledger::Ledger;
+use operator::Operator;
 use publisher::Publisher;
 use registry::Registry;
 use resolver::Resolved;
@@ -130,6 +141,13 @@ pub fn run(setup: Setup) -> Result<(), Failure> {
 /// Everything the control plane holds.
 struct Office {
     file: Option<PathBuf>,
+    /// What the file said when it was taken; the plan in force has the operator's changes, too.
+    file_plan: Plan,
+    operator: Operator,
+    ledger: Ledger,
+    /// Whether the ledger has the operator's last word.
+    kept: bool,
+    demands: mpsc::Receiver<Posted>,
     board: Arc<Board>,
     registry: Registry,
     binder: Binder,
@@ -138,6 +156,8 @@ struct Office {
     publisher: Publisher,
     phase: Phase,
     reloads: Reloads,
+    /// A configuration that is not confirmed yet.
+    trial: Option<trial::Trial>,
     crew: Crew,
     scribe: Scribe,
     admin: Option<AdminSeat>,
@@ -159,6 +179,7 @@ type AdminSeat = (SocketAddr, admin::Server);
 enum Event {
     Wish(Wish),
     Looked(Resolved),
+    Demand(Posted),
     Tick,
 }
 
@@ -169,12 +190,15 @@ impl Office {
                 Event::Wish(Wish::Leave) => return self.leave().await,
                 Event::Wish(Wish::Reload) => {
                     self.scribe.reopen();
-                    self.reload().await;
+                    // What came of it is in log and status.
+                    let _ = self.reload(None).await;
                 }
                 Event::Wish(Wish::ReopenLogs) => self.scribe.reopen(),
                 Event::Looked(resolved) => self.take_lookups(resolved).await,
+                Event::Demand(posted) => self.meet(posted).await,
                 Event::Tick => {
                     self.on_tick();
+                    self.watch_trial().await;
                     if self.crew.any_finished() {
                         self.scribe.stop(start::SCRIBE_PATIENCE);
                         return Err(Failure::Broken("a worker ended unasked".to_owned()));
@@ -195,6 +219,7 @@ impl Office {
             wish = self.signals.next() => Event::Wish(wish),
             Some(Order::Leave) = orders => Event::Wish(Wish::Leave),
             Some(resolved) = self.lookups.1.recv() => Event::Looked(resolved),
+            Some(posted) = self.demands.recv() => Event::Demand(posted),
             () = self.tick.next() => Event::Tick,
         }
     }
@@ -210,14 +235,16 @@ impl Office {
         self.board.keep_warm(warm::orders(&self.world, self.phase));
         self.board.move_breakers(snapshot.pools.clone());
         let before = self.board.view();
-        self.board.pin(start::view(
-            Arc::clone(&snapshot),
-            &self.world,
-            &self.registry,
-            &self.reloads,
-        ));
+        self.board.pin(self.view(Arc::clone(&snapshot)));
         let events = &self.board.events;
         events.listeners_changed(&before.snapshot, &snapshot);
+    }
+
+    fn view(&self, snapshot: Arc<Snapshot>) -> View {
+        View {
+            operator: self.operator.sentences(),
+            ..start::view(snapshot, &self.world, &self.registry, &self.reloads)
+        }
     }
 
     /// How it goes, in one line for the service manager.
@@ -242,8 +269,7 @@ impl Office {
     /// Renews what is seen from outside without a new snapshot.
     fn repin(&mut self) {
         let snapshot = Arc::clone(&self.board.view().snapshot);
-        let view: View = start::view(snapshot, &self.world, &self.registry, &self.reloads);
-        self.board.pin(view);
+        self.board.pin(self.view(snapshot));
     }
 }
 

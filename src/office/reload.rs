@@ -1,10 +1,9 @@
 //! Takes a changed configuration over inside the running process, or refuses it as a whole. Whatever can fail (reading,
 //! names, binding, ids) comes first; after that there is no way back and no failure.
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use sd_notify::NotifyState;
 
@@ -13,49 +12,67 @@ use crate::handoff::{Admin, BackendShared};
 use crate::ids::End;
 
 use super::board::ReloadNote;
+use super::demands::{Answer, Done, Refused};
 use super::failure::Failure;
+use super::operator::Applied;
 use super::registry::Change;
 use super::resolver::{self, Resolved};
 use super::world::{World, milliseconds};
-use super::{AdminSeat, Office, admin, checks, log_place, notify};
+use super::{AdminSeat, Office, admin, checks, differences, log_place, notify};
 
 const READ_WITHIN: Duration = Duration::from_secs(5);
 
 impl Office {
-    /// Reads the file again. What came of it is logged and stands in the status; nothing changes if it is refused.
-    pub(super) async fn reload(&mut self) {
+    /// Reads the file again. What came of it is logged and stands in the status; nothing changes if it is refused. With
+    /// `confirm` what it changes is on trial for so long.
+    pub(super) async fn reload(&mut self, confirm: Option<Duration>) -> Answer {
         notify::tell_reloading();
-        let outcome = self.try_reload().await;
-        let mut note = ReloadNote {
-            at: SystemTime::now(),
-            error: None,
-            changes: Vec::new(),
+        let operator = self.operator.clone();
+        let earlier = self.trial.take();
+        let before = match &earlier {
+            Some(_) => None,
+            None => Some(self.before_trial()),
         };
-        match outcome {
-            Ok(changes) => {
+        let outcome = self.try_reload().await;
+        let mut note = ReloadNote::now();
+        let answer = match outcome {
+            Ok((changes, settled)) => {
                 self.reloads.taken += 1;
-                let said = match changes.is_empty() {
-                    true => "nothing changed".to_owned(),
-                    false => changes.join(", "),
+                log_taken(&changes);
+                note.changes.clone_from(&changes);
+                if self.operator != operator {
+                    self.kept = self.ledger.save(&self.operator).await;
+                }
+                self.put_on_trial(confirm, earlier, before, &changes);
+                let done = Done {
+                    changes,
+                    kept: self.kept,
                 };
-                log::info!("reload taken: {said}");
-                note.changes = changes;
+                if settled {
+                    Ok(done)
+                } else {
+                    Err(Refused::Late)
+                }
             }
             Err(failure) => {
+                self.trial = earlier;
                 self.reloads.refused += 1;
                 let sentence = failure.to_string().replace('\n', "; ");
                 log::error!("reload refused, the running configuration stays: {sentence}");
-                note.error = Some(sentence);
+                note.error = Some(sentence.clone());
+                Err(Refused::Reload(sentence))
             }
-        }
+        };
         self.board.events.reloaded(&note);
         self.reloads.last = Some(note);
         self.repin();
         notify::tell(&[NotifyState::Ready]);
         self.tell_status();
+        answer
     }
 
-    async fn try_reload(&mut self) -> Result<Vec<String>, Failure> {
+    /// What it changed, and whether every worker has it.
+    async fn try_reload(&mut self) -> Result<(Vec<String>, bool), Failure> {
         let Some(file) = &self.file else {
             return Err(Failure::Broken("there is no file to reload".to_owned()));
         };
@@ -75,15 +92,29 @@ impl Office {
                 fixed.join(", ")
             )));
         }
-        self.sandbox.admits(&plan).map_err(Failure::Broken)?;
-        let changes = changes(&self.world.plan, &plan);
-        let looked = resolver::resolve(resolver::names_of(&plan)).await;
+        let applied = self.operator.apply(&plan);
+        self.sandbox
+            .admits(&applied.plan)
+            .map_err(Failure::Broken)?;
+        let mut changes = differences::between(&self.world.plan, &applied.plan);
+        changes.extend(applied.dropped.iter().cloned());
+        let looked = resolver::resolve(resolver::names_of(&applied.plan)).await;
         let resolved = resolver::merge(&self.world.resolved, looked);
-        self.take_over(plan, resolved).await?;
-        Ok(changes)
+        let settled = self.take_over(applied, resolved).await?;
+        self.file_plan = plan;
+        Ok((changes, settled))
     }
 
-    async fn take_over(&mut self, plan: Plan, resolved: Resolved) -> Result<(), Failure> {
+    /// Puts a plan and the operator's word in force. False if a worker has not said in time that it has them.
+    ///
+    /// # Errors
+    /// Nothing has changed then.
+    pub(super) async fn take_over(
+        &mut self,
+        applied: Applied,
+        resolved: Resolved,
+    ) -> Result<bool, Failure> {
+        let plan = applied.plan;
         let next_admin = self.next_admin(&plan)?;
         let prepared = self.binder.prepare(&plan).await?;
         let sockets = prepared.sockets.clone();
@@ -107,8 +138,11 @@ impl Office {
         let change = self.registry.commit();
         self.binder.commit(prepared);
         let before = std::mem::replace(&mut self.world, world);
+        self.operator = applied.operator;
         self.world.apply_limits();
         self.drain_removed(&before, &change);
+        self.set_states();
+        self.drain_weightless(&before);
         drop(before);
         let (place, format) = log_place(&self.world.plan);
         self.scribe.write_to(place, format);
@@ -117,10 +151,11 @@ impl Office {
         if let Some(next) = next_admin {
             self.admin = next;
         }
-        if !self.publisher.settled().await {
+        let settled = self.publisher.settled().await;
+        if !settled {
             log::error!("a worker did not take the configuration within 2 s");
         }
-        Ok(())
+        Ok(settled)
     }
 
     /// The admin server that the plan asks for, bound and running, if it is not the one that runs. The outer `None`
@@ -139,7 +174,7 @@ impl Office {
         Ok(Some(Some((wanted, server))))
     }
 
-    /// Removed backends get nothing new, and lose what they have as `on_drain` says; those that came back serve again.
+    /// Removed backends get nothing new, and lose what they have as `on_drain` says.
     fn drain_removed(&self, before: &World, change: &Change<BackendShared>) {
         for backend in &change.retired {
             self.set_admin(backend, Admin::Draining, "removed from the configuration");
@@ -150,7 +185,30 @@ impl Office {
         for backend in &change.returned {
             self.set_admin(backend, Admin::Ready, "in the configuration again");
         }
-        // Weight 0 drains, too.
+    }
+
+    /// Gives each backend the operator's state: who drains loses sessions as `on_drain` says; in maintenance nobody keeps
+    /// any.
+    pub(super) fn set_states(&self) {
+        for (pool, shared) in self.world.plan.pools.iter().zip(&self.world.backends) {
+            for (backend, shared) in pool.backends.iter().zip(shared) {
+                let admin = self.operator.admin(&pool.name, &backend.name);
+                if admin == shared.verdict.admin() {
+                    continue;
+                }
+                self.set_admin(shared, admin, "by the operator");
+                match (admin, pool.on_drain) {
+                    (Admin::Ready, _) => shared.rises(self.board.clock.now()),
+                    (Admin::Draining, rule) => obey(shared, Some(rule)),
+                    (Admin::Maintenance, OnLoss::Keep) => obey(shared, Some(OnLoss::AT_ONCE)),
+                    (Admin::Maintenance, rule) => obey(shared, Some(rule)),
+                }
+            }
+        }
+    }
+
+    /// Weight 0 drains, too.
+    fn drain_weightless(&self, before: &World) {
         for (pool, shared) in self.world.plan.pools.iter().zip(&self.world.backends) {
             for (backend, shared) in pool.backends.iter().zip(shared) {
                 let before = before.weight_of(shared);
@@ -216,115 +274,13 @@ fn obey(backend: &BackendShared, rule: Option<OnLoss>) {
     }
 }
 
-/// What differs between two plans, in words for the log and the status.
-pub fn changes(before: &Plan, after: &Plan) -> Vec<String> {
-    let mut said = Vec::new();
-    if before.global != after.global {
-        said.push("global changed".to_owned());
+fn log_taken(changes: &[String]) {
+    match changes.len() {
+        0 => log::info!("reload taken: nothing changed"),
+        1 => log::info!("reload taken: 1 change"),
+        many => log::info!("reload taken: {many} changes"),
     }
-    if before.admin != after.admin {
-        said.push("admin changed".to_owned());
-    }
-    let pool_name = |plan: &Plan, place: usize| plan.pools.get(place).map(|p| p.name.clone());
-    let listeners = |plan: &Plan| -> Vec<(String, _)> {
-        let named = plan.listeners.iter().map(|listener| {
-            // The pool by its name: its place in the list says nothing.
-            let mut neutral = listener.clone();
-            neutral.pool = 0;
-            (
-                listener.name.clone(),
-                (neutral, pool_name(plan, listener.pool)),
-            )
-        });
-        named.collect()
-    };
-    compare("listener", &listeners(before), &listeners(after), &mut said);
-    let pools = |plan: &Plan| -> Vec<(String, _)> {
-        let named = plan.pools.iter().map(|pool| {
-            let mut without = pool.clone();
-            without.backends.clear();
-            (pool.name.clone(), without)
-        });
-        named.collect()
-    };
-    compare("pool", &pools(before), &pools(after), &mut said);
-    let backends = |plan: &Plan| -> Vec<(String, _)> {
-        let pools = plan.pools.iter();
-        let named = pools.flat_map(|pool| {
-            let backends = pool.backends.iter();
-            backends.map(|backend| (format!("{}/{}", pool.name, backend.name), backend.clone()))
-        });
-        named.collect()
-    };
-    compare("backend", &backends(before), &backends(after), &mut said);
-    said
-}
-
-fn compare<T: PartialEq>(
-    kind: &str,
-    before: &[(String, T)],
-    after: &[(String, T)],
-    said: &mut Vec<String>,
-) {
-    let names: BTreeSet<&String> = before.iter().chain(after).map(|(name, _)| name).collect();
-    let find = |list: &[(String, T)], name: &String| list.iter().position(|(own, _)| own == name);
-    for name in names {
-        match (find(before, name), find(after, name)) {
-            (Some(_), None) => said.push(format!("{kind} {name} removed")),
-            (None, Some(_)) => said.push(format!("{kind} {name} added")),
-            (Some(old), Some(new)) if before[old].1 != after[new].1 => {
-                said.push(format!("{kind} {name} changed"));
-            }
-            _ => {}
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn plan(listeners: &[(&str, u16, &str)], pools: &[(&str, &str, &[&str])]) -> Plan {
-        let mut text = String::new();
-        for (name, port, pool) in listeners {
-            text.push_str(&format!(
-                "[[listener]]\nname = \"{name}\"\nbind = \"127.0.0.1:{port}\"\npool = \"{pool}\"\n"
-            ));
-        }
-        for (name, algorithm, backends) in pools {
-            text.push_str(&format!(
-                "[[pool]]\nname = \"{name}\"\nalgorithm = \"{algorithm}\"\n"
-            ));
-            for backend in *backends {
-                text.push_str(&format!("[[pool.backend]]\naddress = \"{backend}\"\n"));
-            }
-        }
-        config::parse(&text, "test", &|_| None).unwrap()
-    }
-
-    #[test]
-    fn what_changed_is_named_and_what_did_not_is_not() {
-        let a = ("a", "random", &["127.0.0.1:1", "127.0.0.1:2"][..]);
-        let b = ("b", "random", &["127.0.0.1:3"][..]);
-        let before = plan(&[("l", 7000, "a"), ("m", 7001, "b")], &[a, b]);
-        assert_eq!(changes(&before, &before), Vec::<String>::new());
-
-        // The same pools in another order are the same.
-        let turned = plan(&[("l", 7000, "a"), ("m", 7001, "b")], &[b, a]);
-        assert_eq!(changes(&before, &turned), Vec::<String>::new());
-
-        let a = ("a", "first", &["127.0.0.1:1", "127.0.0.1:4"][..]);
-        let after = plan(&[("l", 7000, "b"), ("n", 7001, "a")], &[a, b]);
-        assert_eq!(
-            changes(&before, &after),
-            [
-                "listener l changed",
-                "listener m removed",
-                "listener n added",
-                "pool a changed",
-                "backend a/127.0.0.1:2 removed",
-                "backend a/127.0.0.1:4 added",
-            ]
-        );
+    for change in changes {
+        log::info!("reload: {change}");
     }
 }

@@ -20,6 +20,7 @@ use super::board::{Board, Names, Reloads, View};
 use super::crew::{Crew, Kit, workers_of};
 use super::failure::Failure;
 use super::headroom::Headroom;
+use super::ledger::Ledger;
 use super::publisher::Publisher;
 use super::registry::Registry;
 use super::resolver::{self, Resolved};
@@ -29,7 +30,7 @@ use super::scribe::Scribe;
 use super::signals::Signals;
 use super::tick::Tick;
 use super::world::World;
-use super::{Office, Ready, Setup, checks, diary, log_place, machine, notify};
+use super::{Demands, Office, Ready, Setup, checks, diary, log_place, machine, notify};
 
 /// How long the end of the process waits for the access log.
 pub const SCRIBE_PATIENCE: Duration = Duration::from_secs(1);
@@ -45,9 +46,16 @@ pub async fn start(setup: Setup) -> Result<Office, Failure> {
     let wanted_admin = setup.plan.admin.bind;
     let mut binder = Binder::new(workers, setup.handed);
     let mut registry = Registry::new(workers);
-    let prepared = binder.prepare(&setup.plan).await?;
-    let closed = shut_in(&setup.plan, setup.file.as_deref(), &prepared);
-    let (world, sandbox) = settle(setup.plan, prepared, &mut binder, &mut registry, closed).await?;
+    let ledger = Ledger::beside(socket.as_ref().map(BoundSocket::path));
+    let file_plan = setup.plan;
+    let applied = ledger.load().apply(&file_plan);
+    for dropped in &applied.dropped {
+        log::info!("{dropped}");
+    }
+    let prepared = binder.prepare(&applied.plan).await?;
+    let closed = shut_in(&applied.plan, setup.file.as_deref(), &prepared);
+    let (world, sandbox) =
+        settle(applied.plan, prepared, &mut binder, &mut registry, closed).await?;
 
     let kit = Kit {
         hatches: Arc::clone(&hatches),
@@ -59,11 +67,18 @@ pub async fn start(setup: Setup) -> Result<Office, Failure> {
     let nothing = view(empty(), &world, &registry, &Reloads::default());
     let board = Board::new(kit.clock, kit.hatches.clone(), kit.process.clone(), nothing);
     let board = Arc::new(board);
+    let (demands, demanded) = Demands::open();
+    let socket = socket.map(|bound| (bound, demands));
     let up = bring_up(&kit, &board, (admin, socket), log_place(&world.plan));
     // Paths of unix sockets must not be left behind.
     let (crew, scribe, server, socket) = up.inspect_err(|_| binder.give_up())?;
     let mut office = Office {
         file: setup.file,
+        file_plan,
+        operator: applied.operator,
+        kept: ledger.has_place(),
+        ledger,
+        demands: demanded,
         board,
         registry,
         binder,
@@ -72,6 +87,7 @@ pub async fn start(setup: Setup) -> Result<Office, Failure> {
         publisher: Publisher::new(hatches),
         phase: Phase::Serving,
         reloads: Reloads::default(),
+        trial: None,
         crew,
         scribe,
         admin: wanted_admin.zip(server),
@@ -84,6 +100,7 @@ pub async fn start(setup: Setup) -> Result<Office, Failure> {
         headroom: Headroom::default(),
     };
     office.board.watch(checks::targets(&office.world));
+    office.set_states();
     office.publish();
     if !office.publisher.settled().await {
         office.binder.give_up();
@@ -146,7 +163,7 @@ type Up = (Crew, Scribe, Option<admin::Server>, Option<SocketServer>);
 fn bring_up(
     kit: &Kit,
     board: &Arc<Board>,
-    admin: (Option<admin::Bound>, Option<BoundSocket>),
+    admin: (Option<admin::Bound>, Option<(BoundSocket, Demands)>),
     log: (super::Place, super::Format),
 ) -> Result<Up, Failure> {
     let crew = Crew::start(kit)?;
@@ -160,7 +177,7 @@ fn bring_up(
     let server = server.transpose().map_err(cannot)?;
     let socket = admin
         .1
-        .map(|bound| SocketServer::start(bound, Arc::clone(board)));
+        .map(|(bound, demands)| SocketServer::start(bound, Arc::clone(board), demands));
     let socket = socket.transpose().map_err(cannot)?;
     Ok((crew, scribe, server, socket))
 }
@@ -248,6 +265,7 @@ pub fn view(
         algorithms: Arc::new(algorithms),
         retired: retired.map(|(shared, _)| Arc::downgrade(shared)).collect(),
         reloads: reloads.clone(),
+        operator: Vec::new(),
     }
 }
 

@@ -12,6 +12,8 @@ use crate::ids::{Nanos, PoolId};
 use super::breakers::{self, Unspared};
 use super::conflicts::Alarms;
 use super::resolver::AGAIN;
+use super::trial::Past;
+use super::vitals::Mark;
 use super::{Office, checks, start};
 
 /// The office's pulse: also how late a change of health is logged.
@@ -32,6 +34,7 @@ pub struct Tick {
     tiers: BTreeMap<PoolId, (u16, bool)>,
     alarms: Alarms,
     unspared: Unspared,
+    past: Past,
 }
 
 type Pick = fn(&WorkerCounters) -> &Tally;
@@ -77,7 +80,14 @@ impl Tick {
             tiers: BTreeMap::new(),
             alarms: Alarms::default(),
             unspared: Unspared::default(),
+            past: Past::default(),
         }
+    }
+
+    /// What was usual lately.
+    #[must_use]
+    pub fn past(&self) -> &Past {
+        &self.past
     }
 
     pub async fn next(&mut self) {
@@ -102,6 +112,7 @@ impl Office {
             self.binder.sweep(now);
             self.publisher.sweep();
             self.complain_of_pauses();
+            self.tick.past.note(Mark::of(&self.board.view().snapshot));
         }
         if self.tick.looked_up.elapsed() >= AGAIN {
             self.tick.looked_up = Instant::now();

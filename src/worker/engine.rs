@@ -9,6 +9,7 @@ use crate::session::{Action, Event, Parcels, Slots, TcpSession, Timers};
 use crate::sys::thread_cpu::thread_cpu_ns;
 use crate::uring::{Incoming, Kernel, Outcome, Parcel, Patience};
 
+use super::asking::Asking;
 use super::flows::Flows;
 use super::milestones::Rounds;
 use super::spin::Spinner;
@@ -62,6 +63,8 @@ pub struct Worker<K> {
     pub(super) turn_due: Nanos,
     pub(super) sessions_begun: u64,
     pub(super) rounds: Rounds,
+    /// What the office asks, as far as it is answered.
+    pub(super) asking: Option<Asking>,
     random: u64,
     outcomes: Vec<Outcome>,
     due: Vec<Slot>,
@@ -97,6 +100,7 @@ impl<K: Kernel> Worker<K> {
             turn_due: Nanos::NEVER,
             sessions_begun: 0,
             rounds: Rounds::default(),
+            asking: None,
             random: parts.seed | 1,
             outcomes: Vec::with_capacity(8192),
             due: Vec::with_capacity(1024),
@@ -196,6 +200,9 @@ impl<K: Kernel> Worker<K> {
             self.hatch.roll.at(Step::Bell);
             self.answer_bell();
         }
+        if rung || self.asking.is_some() {
+            self.answer_asks();
+        }
         self.hatch.roll.at(Step::Accepting);
         self.retry_accepting();
         self.report_progress();
@@ -205,7 +212,8 @@ impl<K: Kernel> Worker<K> {
     /// How long this turn may sleep.
     fn patience(&self) -> Patience {
         let fed = !self.starved.is_empty() && self.kernel.buffers_free() > 0;
-        if self.hurry || !self.yielded.is_empty() || fed || self.mail_pending {
+        let busy = self.hurry || self.mail_pending || self.asking.is_some();
+        if busy || !self.yielded.is_empty() || fed {
             return Patience::None;
         }
         let mut next = self.timers.next().min(self.turn_due).min(self.flows.next());

@@ -6,10 +6,12 @@
 //! 2. read the clock once; everything later is handed `now`;
 //! 3. per answer: to its session ([`street`]), its listener ([`accepting`]) or its flow ([`flows`]);
 //! 4. due timers, moves that yielded, receives that found no buffer;
-//! 5. if the bell rang: the mailbox ([`world`]), grants ([`choosing`]), evictions ([`ending`]), transferred sockets.
+//! 5. if the bell rang: the mailbox ([`world`]), grants ([`choosing`]), evictions ([`ending`]), transferred sockets;
+//! 6. a slice of what the office asks ([`asking`]).
 
 mod accepting;
 mod admission;
+mod asking;
 mod blame;
 mod choosing;
 mod ending;

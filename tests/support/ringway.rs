@@ -20,6 +20,7 @@ const START_LIMIT: Duration = Duration::from_secs(20);
 /// A configuration and an environment, not started yet.
 pub struct Setup {
     global: String,
+    admin_lines: String,
     body: String,
     environment: Vec<(String, String)>,
     admin: SocketAddr,
@@ -41,6 +42,7 @@ impl Setup {
         net::raise_descriptor_limit();
         Setup {
             global: "workers = 1\npin = \"off\"\nshutdown_grace = \"5s\"\n".to_string(),
+            admin_lines: String::new(),
             body: body.into(),
             environment: Vec::new(),
             admin: net::free_address(),
@@ -53,6 +55,12 @@ impl Setup {
     /// Replaces the lines of `[global]`.
     pub fn global(mut self, lines: impl Into<String>) -> Setup {
         self.global = lines.into();
+        self
+    }
+
+    /// Lines of `[admin]` besides its address.
+    pub fn admin(mut self, lines: impl Into<String>) -> Setup {
+        self.admin_lines = lines.into();
         self
     }
 
@@ -90,8 +98,8 @@ impl Setup {
 
     pub fn text(&self) -> String {
         format!(
-            "[global]\n{}\n[admin]\nbind = \"{}\"\n\n{}\n",
-            self.global, self.admin, self.body
+            "[global]\n{}\n[admin]\nbind = \"{}\"\n{}\n\n{}\n",
+            self.global, self.admin, self.admin_lines, self.body
         )
     }
 
@@ -135,14 +143,7 @@ impl Setup {
             setup: self,
             expect_end: false,
         };
-        until(START_LIMIT, "ringway answers on its admin address", || {
-            let ended = ringway.child.try_wait().expect("look after the child");
-            if let Some(status) = ended {
-                ringway.expect_end = true;
-                panic!("ringway ended at once, {status}: {}", ringway.stderr());
-            }
-            http::get(ringway.setup.admin, "/healthz").is_ok_and(|(code, _)| code == 200)
-        });
+        ringway.wait_answers();
         ringway
     }
 
@@ -163,6 +164,32 @@ impl Setup {
 }
 
 impl Ringway {
+    /// Another process in the same folder, after the first has ended.
+    #[track_caller]
+    pub fn start_again(&mut self) {
+        let stderr = fs::OpenOptions::new()
+            .append(true)
+            .open(self.folder().join("stderr"));
+        let stdout = File::create(self.folder().join("stdout.again")).expect("a file for stdout");
+        let mut command = self.setup.command();
+        let command = command.stderr(stderr.expect("its stderr")).stdout(stdout);
+        self.child = command.spawn().expect("start ringway again");
+        self.expect_end = false;
+        self.wait_answers();
+        self.wait_ready();
+    }
+
+    fn wait_answers(&mut self) {
+        until(START_LIMIT, "ringway answers on its admin address", || {
+            let ended = self.child.try_wait().expect("look after the child");
+            if let Some(status) = ended {
+                self.expect_end = true;
+                panic!("ringway ended at once, {status}: {}", self.stderr());
+            }
+            http::get(self.setup.admin, "/healthz").is_ok_and(|(code, _)| code == 200)
+        });
+    }
+
     pub fn start(body: impl Into<String>) -> Ringway {
         Setup::new(body).start()
     }
@@ -254,6 +281,11 @@ impl Ringway {
     pub fn rewrite(&mut self, body: impl Into<String>) {
         self.setup.body = body.into();
         self.write_raw(&self.setup.text());
+    }
+
+    /// The configuration that it was started with, or that was last written.
+    pub fn text(&self) -> String {
+        self.setup.text()
     }
 
     pub fn write_raw(&self, text: &str) {

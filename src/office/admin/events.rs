@@ -11,29 +11,25 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use hyper::Response;
 use hyper::body::{Body, Frame};
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
-use hyper::{Method, Request, Response};
+use hyper::http::request::Parts;
 use tokio::time::{Instant, Sleep};
 
 use crate::office::board::Board;
 use crate::office::events::Cursor;
-
-pub const PATH: &str = "/v1/events";
 
 /// Something is written at least this often, so that everybody in between, and we, see that the other is there.
 const BEAT: Duration = Duration::from_secs(15);
 /// Less than a connection may live.
 const LIFE: Duration = Duration::from_secs(540);
 
-/// The answer to a request for events; `None` if it is not one, or all places are taken.
-pub fn stream<B>(board: &Arc<Board>, request: &Request<B>) -> Option<Response<Stream>> {
-    if request.uri().path() != PATH || request.method() != Method::GET {
-        return None;
-    }
-    let header = request.headers().get("last-event-id");
+/// A stream of events; `None` if all places are taken.
+pub fn stream(board: &Arc<Board>, head: &Parts) -> Option<Response<Stream>> {
+    let header = head.headers.get("last-event-id");
     let header = header.and_then(|value| value.to_str().ok());
-    let query = request.uri().query().unwrap_or_default();
+    let query = head.uri.query().unwrap_or_default();
     let asked = form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == "after");
     let after = header.or(asked.as_ref().map(|(_, id)| &**id));
     let mut response = Response::new(Stream {

@@ -162,6 +162,7 @@ pub(super) fn process(page: &mut Page<'_>, board: &Board, view: &View) -> fmt::R
         [
             (vec![("result", "taken")], view.reloads.taken),
             (vec![("result", "refused")], view.reloads.refused),
+            (vec![("result", "reverted")], view.reloads.reverted),
         ],
     )?;
     logs(page, board)

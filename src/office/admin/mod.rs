@@ -1,49 +1,55 @@
-//! The admin server: HTTP/1.1 on `[admin] bind` and on the admin socket, answers read from the board. It changes nothing.
+//! The admin server: HTTP/1.1 on `[admin] bind`, where everything is only looked at, and on the admin socket, where the
+//! operator changes things. Answers are read from the board, demands go to the office; nothing is decided here.
 //!
-//! Clients here are not trusted either: few connections, small heads, a deadline for each. One that is over the limit is
-//! closed at once.
+//! Clients here are not trusted either: few connections, small heads and bodies, a deadline for each. Who comes when all
+//! places are taken gets that of the connection that has been idle longest.
 
+mod backends;
+mod bodies;
 mod events;
 mod explain;
 mod families;
 pub mod metrics;
+mod openapi;
 mod patience;
+mod places;
+mod plainly;
 pub mod readiness;
+mod replies;
+mod router;
+mod routes;
+mod sessions;
 pub mod socket;
 pub mod status;
 #[cfg(test)]
 pub(super) mod tests;
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body_util::{Either, Full};
-use hyper::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use hyper::Request;
 use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use super::board::Board;
 use super::failure::Failure;
 use patience::{Impatient, PATIENCE};
+use places::{Place, Places};
+use plainly::Plainly;
+use router::Entrance;
 
 const CONNECTIONS_MAX: usize = 64;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// A connection, however it is used, lives no longer.
 const LIFETIME_MAX: Duration = Duration::from_secs(600);
-
-const JSON: &str = "application/json";
-const PLAIN: &str = "text/plain; version=0.0.4; charset=utf-8";
-const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// A bound address that nobody answers yet.
 #[derive(Debug)]
@@ -102,30 +108,32 @@ impl Server {
         };
         Ok(Server {
             address: bound.address,
-            accepting: tokio::spawn(accept(next, board)),
+            accepting: tokio::spawn(accept(next, Entrance::tcp(board))),
         })
     }
 }
 
 /// Serves each stream that `next` gives, as many at a time as there are places.
-async fn accept<S, F, A>(next: F, board: Arc<Board>)
+async fn accept<S, F, A>(next: F, entrance: Entrance)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     F: Fn() -> A,
     A: Future<Output = io::Result<S>>,
 {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let places = Places::new(CONNECTIONS_MAX);
     loop {
         match next().await {
             Ok(stream) => {
-                let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+                let Some(place) = places.take() else {
                     continue;
                 };
-                let board = Arc::clone(&board);
-                tokio::spawn(async move {
-                    let _ = tokio::time::timeout(LIFETIME_MAX, serve(stream, board)).await;
-                    drop(place);
+                let number = place.number();
+                let entrance = entrance.clone();
+                let task = tokio::spawn(async move {
+                    let _ =
+                        tokio::time::timeout(LIFETIME_MAX, serve(stream, entrance, place)).await;
                 });
+                places.belongs(number, task.abort_handle());
             }
             // Out of descriptors, most likely: the sessions come first.
             Err(error) => {
@@ -136,99 +144,37 @@ where
     }
 }
 
-async fn serve<S>(stream: S, board: Arc<Board>)
+async fn serve<S>(stream: S, entrance: Entrance, place: Place)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let place = Arc::new(place);
     let service = service_fn(move |request: Request<hyper::body::Incoming>| {
-        let answer = match events::stream(&board, &request) {
-            Some(stream) => stream.map(Either::Left),
-            None => answer(&board, request.method(), &request).map(Either::Right),
-        };
-        async move { Ok::<_, Infallible>(answer) }
+        let (entrance, place) = (entrance.clone(), Arc::clone(&place));
+        Box::pin(async move {
+            place.set_busy(true);
+            let reply = router::answer(entrance, request).await;
+            // A stream keeps its place as long as it lasts.
+            place.set_busy(replies::is_stream(&reply));
+            Ok::<_, Infallible>(reply)
+        })
     });
-    let served = hyper::server::conn::http1::Builder::new()
+    let stream = Plainly::new(Impatient::new(stream, PATIENCE));
+    let mut connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(HEAD_BYTES_MAX)
-        .serve_connection(TokioIo::new(Impatient::new(stream, PATIENCE)), service)
-        .await;
+        .serve_connection(TokioIo::new(stream), service);
+    let served = poll_fn(|context| connection.poll_without_shutdown(context)).await;
+    let parts = connection.into_parts();
+    let mut stream = parts.io.into_inner();
     if let Err(error) = served {
         log::debug!("admin: {error}");
-    }
-}
-
-fn answer<B>(board: &Arc<Board>, method: &Method, request: &Request<B>) -> Response<Full<Bytes>> {
-    let path = request.uri().path();
-    const KNOWN: [&str; 6] = [
-        "/healthz",
-        "/readyz",
-        "/metrics",
-        "/v1/status",
-        "/v1/explain",
-        events::PATH,
-    ];
-    let known = KNOWN.contains(&path);
-    if !known {
-        return problem(StatusCode::NOT_FOUND, "there is nothing at this path");
-    }
-    if method != Method::GET && method != Method::HEAD {
-        let mut response = problem(StatusCode::METHOD_NOT_ALLOWED, "this path is only for GET");
-        let headers = response.headers_mut();
-        headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-        return response;
-    }
-    match path {
-        "/healthz" => reply(StatusCode::OK, "text/plain; charset=utf-8", "ok\n".into()),
-        "/readyz" => {
-            let readiness = readiness::of(board);
-            let status = match readiness.is_ready() {
-                true => StatusCode::OK,
-                false => StatusCode::SERVICE_UNAVAILABLE,
-            };
-            json(status, &readiness.to_json())
-        }
-        events::PATH => problem(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "as many clients read events as may (16): try again later",
-        ),
-        "/v1/status" => json(StatusCode::OK, &status::of(board)),
-        "/v1/explain" => match explain::of(board, request.uri().query()) {
-            Ok(value) => json(StatusCode::OK, &value),
-            Err((status, sentence)) => problem(status, &sentence),
-        },
-        _ => {
-            let accept = request.headers().get(ACCEPT);
-            let open = accept
-                .and_then(|value| value.to_str().ok())
-                .is_some_and(|value| value.contains("application/openmetrics-text"));
-            match metrics::text(board, open) {
-                Ok(text) if open => reply(StatusCode::OK, OPEN_METRICS, text),
-                Ok(text) => reply(StatusCode::OK, PLAIN, text),
-                Err(_) => problem(
-                    StatusCode::INTERNAL_SERVER_ERROR,
-                    "the metrics cannot be written",
-                ),
-            }
+        // Who has said nothing is closed without a word.
+        if error.is_timeout() && !parts.read_buf.is_empty() {
+            let late = plainly::words("408 Request Timeout", "the head did not come within 10 s");
+            let _ = stream.write_all(&late).await;
         }
     }
-}
-
-fn problem(status: StatusCode, sentence: &str) -> Response<Full<Bytes>> {
-    json(status, &serde_json::json!({ "error": sentence }))
-}
-
-fn json(status: StatusCode, value: &serde_json::Value) -> Response<Full<Bytes>> {
-    let mut text = serde_json::to_string_pretty(value).unwrap_or_else(|_| "{}".to_owned());
-    text.push('\n');
-    reply(status, JSON, text)
-}
-
-fn reply(status: StatusCode, kind: &'static str, text: String) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from(text)));
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
+    let _ = stream.shutdown().await;
 }

@@ -1,5 +1,5 @@
-//! The admin server's unix socket: the same answers for those who may open the file, mode 0660. Its place is fixed for the
-//! life of the process.
+//! The admin server's unix socket: the whole API, changes included, for those who may open the file, mode 0660. Its place
+//! is fixed for the life of the process.
 //!
 //! A file that a dead process left is replaced; one that somebody answers at is not touched.
 
@@ -15,7 +15,10 @@ use tokio::task::JoinHandle;
 
 use crate::config::{self, AdminPlan};
 use crate::office::board::Board;
+use crate::office::demands::Demands;
 use crate::office::failure::Failure;
+
+use super::Entrance;
 
 /// Few ever ask at once.
 const BACKLOG: i32 = 64;
@@ -25,6 +28,13 @@ const BACKLOG: i32 = 64;
 pub struct BoundSocket {
     socket: Listening,
     file: File,
+}
+
+impl BoundSocket {
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.file.0
+    }
 }
 
 /// The socket's file, removed with its owner.
@@ -131,14 +141,18 @@ impl SocketServer {
     ///
     /// # Errors
     /// The kernel's, when the socket cannot be watched.
-    pub fn start(bound: BoundSocket, board: Arc<Board>) -> io::Result<SocketServer> {
+    pub fn start(
+        bound: BoundSocket,
+        board: Arc<Board>,
+        demands: Demands,
+    ) -> io::Result<SocketServer> {
         let listener = Arc::new(UnixListener::from_std(bound.socket)?);
         let next = move || {
             let listener = Arc::clone(&listener);
             async move { listener.accept().await.map(|(stream, _)| stream) }
         };
         Ok(SocketServer {
-            accepting: tokio::spawn(super::accept(next, board)),
+            accepting: tokio::spawn(super::accept(next, Entrance::socket(board, demands))),
             _file: bound.file,
         })
     }

@@ -11,9 +11,10 @@ use crate::balance::{Service, TIERS_MAX};
 use crate::handoff::{
     Backend, BackendShared, BreakerRules, Kept, Listener, Phase, Pool, Standing, Target,
 };
-use crate::ids::{BackendId, Clock, ConnectFailure, End, Refusal};
+use crate::ids::{BackendId, Clock, ConnectFailure, End, Nanos, Refusal};
 use crate::office::board::{Board, Reloads, View};
 use crate::office::breakers::BreakerNote;
+use crate::office::operator::Name;
 use crate::prober::{BackendReport, Conflict};
 
 #[must_use]
@@ -58,10 +59,11 @@ pub fn of(board: &Board) -> Value {
         "listeners": listeners,
         "pools": pools,
         "removed_backends": removed,
+        "operator": view.operator,
     })
 }
 
-fn stamp(moment: SystemTime) -> String {
+pub(super) fn stamp(moment: SystemTime) -> String {
     humantime::format_rfc3339_millis(moment).to_string()
 }
 
@@ -69,12 +71,19 @@ fn reload(reloads: &Reloads) -> Value {
     let last = reloads.last.as_ref().map(|last| {
         json!({
             "at": stamp(last.at),
-            "result": if last.error.is_none() { "taken" } else { "refused" },
+            "result": last.result(),
             "error": last.error,
+            "reason": last.reverted,
             "changes": last.changes,
         })
     });
-    json!({ "taken": reloads.taken, "refused": reloads.refused, "last": last })
+    json!({
+        "taken": reloads.taken,
+        "refused": reloads.refused,
+        "reverted": reloads.reverted,
+        "confirm_until": reloads.pending.map(|pending| stamp(pending.until)),
+        "last": last,
+    })
 }
 
 fn workers(board: &Board) -> Vec<Value> {
@@ -191,17 +200,9 @@ impl Checks {
 
 fn pool(view: &View, checks: &Checks, pool: &Pool) -> Value {
     let now = checks.clock.now();
-    let backends = pool.backends.iter().enumerate();
-    let backends: Vec<Value> = backends
-        .map(|(i, backend)| {
-            let mut value = backend_of(view, checks, backend, pool.breaker.as_ref());
-            value["eligible"] = json!(matches!(
-                pool.standing(i, now),
-                Standing::Open | Standing::Paced
-            ));
-            value["weight_now"] = json!(pool.ramp(i, now).share() * f64::from(backend.weight));
-            value
-        })
+    let members = 0..pool.backends.len();
+    let backends: Vec<Value> = members
+        .map(|i| member(view, checks, pool, i, now))
         .collect();
     let Service {
         serving,
@@ -219,6 +220,31 @@ fn pool(view: &View, checks: &Checks, pool: &Pool) -> Value {
         "role_conflict": checks.conflict(&pool.shared.name),
         "backends": backends,
     })
+}
+
+/// One backend of a pool, with what the pool makes of it.
+fn member(view: &View, checks: &Checks, pool: &Pool, i: usize, now: Nanos) -> Value {
+    let backend = &pool.backends[i];
+    let mut value = backend_of(view, checks, backend, pool.breaker.as_ref());
+    value["eligible"] = json!(matches!(
+        pool.standing(i, now),
+        Standing::Open | Standing::Paced
+    ));
+    value["weight_now"] = json!(pool.ramp(i, now).share() * f64::from(backend.weight));
+    value
+}
+
+/// The same of one backend alone, if there is one of this name.
+#[must_use]
+pub fn backend(board: &Board, name: &Name) -> Option<Value> {
+    let view = board.view();
+    let mut pools = view.snapshot.pools.iter();
+    let pool = pools.find(|pool| pool.shared.name == name.pool)?;
+    let mut backends = pool.backends.iter();
+    let i = backends.position(|backend| backend.shared.name == name.backend)?;
+    let mut value = member(&view, &Checks::of(board), pool, i, board.clock.now());
+    value["pool"] = json!(name.pool);
+    Some(value)
 }
 
 /// Bit n stands for tier n.

@@ -119,6 +119,15 @@ pub fn session_id(id: u64) -> String {
     format!("{}-{}", id >> 48, id & 0xffff_ffff_ffff)
 }
 
+/// The other way round; `None` if nobody would be shown so.
+#[must_use]
+pub fn session_number(shown: &str) -> Option<u64> {
+    let (worker, number) = shown.split_once('-')?;
+    let (worker, number): (u64, u64) = (worker.parse().ok()?, number.parse().ok()?);
+    let id = worker.checked_shl(48)? | number;
+    (session_id(id) == shown).then_some(id)
+}
+
 /// Appends the line of a finished session.
 pub fn push_session(
     out: &mut String,

@@ -182,8 +182,8 @@ impl Play {
         }
         if self.table.is_full() {
             // A newcomer's own group, if it has anybody, else whoever.
-            let own =
-                Some(group(number)).filter(|own| self.table.victim(Some(*own), None, now).is_some());
+            let own = Some(group(number))
+                .filter(|own| self.table.victim(Some(*own), None, now).is_some());
             let victim = self.table.victim(own, None, now);
             let victim = victim.ok_or("a full table without a victim")?;
             agree("victim", Some(victim), self.model.victim(own, None, now))?;
