@@ -34,7 +34,7 @@ struct Bench {
 
 fn pool_of(
     shared: Arc<PoolShared>,
-    backends: Vec<Arc<BackendShared>>,
+    backends: &[Arc<BackendShared>],
     rules: Option<BreakerRules>,
 ) -> Arc<Pool> {
     let weights = vec![100; backends.len()];

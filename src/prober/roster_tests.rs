@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::chance::Chance;
 use super::kept::Kept;
-use super::report::{Finding, HealthChange, Reason};
+use super::report::{Finding, Reason};
 use super::roster::{Assignment, Roster};
 use super::target::{Announce, Check, OnDown, Rules, Target};
 use crate::handoff::{BackendShared, Health, PoolShared, TierMember, TierMode, TierRules};

@@ -53,7 +53,11 @@ fn write_global(page: &mut Page, plan: &GlobalPlan) {
         shutdown_delay,
         access_log,
         access_log_format,
+        log_interval,
         spin,
+        user,
+        group,
+        sandbox,
     } = plan;
     page.table("[global]");
     page.line("workers", workers.unwrap_or(0));
@@ -77,6 +81,7 @@ fn write_global(page: &mut Page, plan: &GlobalPlan) {
             LogFormat::Json => "json",
         },
     );
+    page.text_line("log_interval", or_off(*log_interval));
     page.text_line(
         "spin",
         match spin {
@@ -85,6 +90,9 @@ fn write_global(page: &mut Page, plan: &GlobalPlan) {
             Spin::Auto => "auto".to_owned(),
         },
     );
+    page.text_line("user", user.as_deref().unwrap_or_default());
+    page.text_line("group", group.as_deref().unwrap_or_default());
+    page.text_line("sandbox", if *sandbox { "on" } else { "off" });
 }
 
 fn write_admin(page: &mut Page, plan: &AdminPlan) {
