@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 
+use ringway::handoff::BreakerState;
 use ringway::ids::{Address, Side, StreamKey};
 
 use super::kernel::{FakeKernel, Op};
@@ -30,7 +31,10 @@ impl FakeKernel {
         let office = net.office();
         let seat = &office.backends[backend];
         let lately = net.now - seat.changed_at < 300 * MILLISECOND;
-        let eligible = seat.present && seat.weight > 0 && seat.shared.verdict.is_eligible();
+        // Half-open its only trial is the one that connects.
+        let verdict = &seat.shared.verdict;
+        let shut = verdict.breaker.state() == BreakerState::Open;
+        let eligible = seat.present && seat.weight > 0 && verdict.is_sound() && !shut;
         if !eligible && !lately {
             self.fail(&format!("connects to b{backend}, which is not eligible"));
         }
