@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 # Real servers that the system tests drive, from Debian's packages.
-SERVERS := iperf3 postgresql postgresql-contrib redis-server redis-tools util-linux nginx nsd memcached iproute2 mariadb-server mariadb-client haproxy openssl prometheus
+SERVERS := iperf3 postgresql postgresql-contrib redis-server redis-tools util-linux nginx nsd memcached iproute2 mariadb-server mariadb-client haproxy openssl prometheus chromium chromium-driver
 # Test programs run one after the other; inside one, this many tests at a time. Those that measure or load the machine
 # take turns by themselves.
 THREADS ?= 4

@@ -3,6 +3,7 @@
 //! Clients here are not trusted either: few connections, small heads, a deadline for each. One that is over the limit is
 //! closed at once.
 
+mod dashboard;
 mod events;
 mod explain;
 mod families;
@@ -160,7 +161,8 @@ where
 
 fn answer<B>(board: &Arc<Board>, method: &Method, request: &Request<B>) -> Response<Full<Bytes>> {
     let path = request.uri().path();
-    const KNOWN: [&str; 6] = [
+    const KNOWN: [&str; 7] = [
+        dashboard::PATH,
         "/healthz",
         "/readyz",
         "/metrics",
@@ -188,6 +190,7 @@ fn answer<B>(board: &Arc<Board>, method: &Method, request: &Request<B>) -> Respo
             };
             json(status, &readiness.to_json())
         }
+        dashboard::PATH => dashboard::page(),
         events::PATH => problem(
             StatusCode::SERVICE_UNAVAILABLE,
             "as many clients read events as may (16): try again later",
