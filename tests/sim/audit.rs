@@ -1,7 +1,7 @@
 //! The oracle. While time passes: what ringway owes to each connection, and since when, so that nothing is stuck. When a
 //! session has ended: whether its record tells the truth. At the end: whether everything was given back.
 
-use ringway::handoff::{Hatch, SessionRecord};
+use ringway::handoff::{BreakerState, Hatch, SessionRecord};
 use ringway::ids::{ConnectFailure, End, Fault as Broken, Nanos, Side};
 
 use super::kernel::FakeKernel;
@@ -309,6 +309,9 @@ impl Net {
             let used = u64::from(seat.shared.capacity.used());
             let what = format!("places at {}", seat.shared.name);
             self.expect(&what, used, 0);
+            let breaker = &seat.shared.verdict.breaker;
+            let kept = breaker.state() == BreakerState::HalfOpen && !breaker.admits();
+            self.expect("trials never given back", u64::from(kept), 0);
         }
         for queue in office
             .pools

@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 
+use ringway::handoff::{BreakerState, Health, Standing};
 use ringway::ids::{Address, Side, StreamKey};
 
 use super::kernel::{FakeKernel, Op};
@@ -32,8 +33,16 @@ impl FakeKernel {
         let lately = net.now - seat.changed_at < 300 * MILLISECOND;
         let tiers = &office.pools[seat.pool];
         let ignored = tiers.shared.tiers.service().ignoring_health >> seat.tier & 1 == 1;
-        let sound = seat.shared.verdict.against(ignored).is_none();
         let lately = lately || net.now - tiers.tiers_changed_at < 300 * MILLISECOND;
+        let verdict = &seat.shared.verdict;
+        let sound = match verdict.against(ignored) {
+            None => true,
+            // Half-open its only trial is the one that connects.
+            Some(Standing::Health(Health::Ejected)) => {
+                verdict.breaker.state() != BreakerState::Open
+            }
+            Some(_) => false,
+        };
         let eligible = seat.present && seat.weight > 0 && sound;
         if !eligible && !lately {
             self.fail(&format!("connects to b{backend}, which is not eligible"));

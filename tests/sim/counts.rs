@@ -28,7 +28,7 @@ faults! {
     AcceptPressure AcceptRetry AcceptBacklog ListenerNotOpened
     LateAnswer LateCancel CancelRaced EarlyWake WorkerStalled SmallBatch Overflow
     Reload ListenerRemoved SocketReplaced BackendRemoved BackendReturned LimitChanged QueueReplaced PoolRemoved
-    BackendDown BackendUp Evicted Drained Transferred
+    BackendDown BackendUp BreakerOpened BreakerTried BreakerClosed Evicted Drained Transferred
     TiersChanged OtherTierServed HealthIgnored SourceLimitChanged SourceRefused
     WarmHit WarmStale WarmReplayed WarmDied
 }

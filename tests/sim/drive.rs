@@ -148,6 +148,7 @@ impl Run {
             net.check_record(number, &record);
         }
         net.note_waiting(number, &waiting);
+        net.with_office(Office::note_breakers);
         net.say(|| format!("  w{number} has {sessions} sessions"));
         net.check_counters();
     }

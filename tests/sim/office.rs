@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 use ringway::balance::{Algorithm, Chooser};
 use ringway::handoff::{
-    Admin, Backend, BackendOptions, BackendShared, Capacity, FlowRules, Hatches, Health, Keepalive,
-    ListenSocket, Listener, ListenerShared, Phase, Pool, PoolShared, Preface, Protocol,
-    SessionTimes, Snapshot, Spin, Target, TierRules, WaitRules, Waiters,
+    Admin, Backend, BackendOptions, BackendShared, BreakerRules, BreakerState, Capacity, FlowRules,
+    Hatches, Health, Keepalive, ListenSocket, Listener, ListenerShared, Phase, Pool, PoolShared,
+    Preface, Protocol, SessionTimes, Snapshot, Spin, Target, TierRules, WaitRules, Waiters, Why,
 };
 use ringway::ids::{Address, BackendId, End, ListenerId, Nanos, PoolId, SocketId};
 
@@ -27,6 +27,19 @@ const PREFACE_NS: u64 = 100 * MILLISECOND;
 const MILLISECOND: u64 = 1_000_000;
 const BACKENDS_PER_POOL: usize = 3;
 const LISTENERS: usize = 3;
+
+/// One trial at a time: at the end it must be free again.
+const BREAKER: BreakerRules = BreakerRules {
+    consecutive_failures: 1,
+    early_reset_ns: 50 * MILLISECOND,
+    error_percent: 0,
+    window_ns: 1_000 * MILLISECOND,
+    volume: 1,
+    open_ns: 100 * MILLISECOND,
+    open_max_ns: 400 * MILLISECOND,
+    trials: 1,
+    max_ejected_percent: 70,
+};
 
 pub const CONNECT_TIMEOUT_MOST_NS: u64 = 800 * MILLISECOND;
 pub const WAIT_MOST_NS: u64 = 2_000 * MILLISECOND;
@@ -67,6 +80,7 @@ pub struct PoolSeat {
     slow_start_ns: u64,
     /// It keeps warm connections.
     pub warm: bool,
+    breaker: Option<BreakerRules>,
 }
 
 /// How a backend answers who connects.
@@ -88,6 +102,8 @@ pub struct BackendSeat {
     pub mood: Mood,
     pub limit_since: u64,
     pub limit_changed_at: u64,
+    /// Its breaker as it was after the last turn.
+    breaker_seen: (BreakerState, bool),
     /// When it last became, or ceased to be, one that may be given sessions.
     pub changed_at: u64,
     pub evicted_as: Vec<End>,
@@ -395,6 +411,42 @@ impl Office {
 
     // Verdicts
 
+    /// What the prober makes of breakers: now and then one may be tried, or is lifted.
+    fn move_breakers(&mut self, net: &mut Net) {
+        for backend in &self.backends {
+            let breaker = &backend.shared.verdict.breaker;
+            match breaker.state() {
+                BreakerState::Open if net.random.chance(400) => {
+                    let _ = breaker.rest(&BREAKER, Nanos(net.now));
+                }
+                BreakerState::HalfOpen if net.random.chance(50) => {
+                    let _ = breaker.lift(Why::Needed, Nanos(net.now));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// After each turn: who may be given sessions may have changed by what workers saw.
+    pub fn note_breakers(&mut self, net: &mut Net) {
+        for backend in &mut self.backends {
+            let breaker = &backend.shared.verdict.breaker;
+            let now = (breaker.state(), breaker.admits());
+            let before = std::mem::replace(&mut backend.breaker_seen, now);
+            if before == now {
+                continue;
+            }
+            backend.changed_at = net.now;
+            match (before.0, now.0) {
+                (before, after) if before == after => net.hit(Fault::BreakerTried),
+                (_, BreakerState::Open) => net.hit(Fault::BreakerOpened),
+                (_, BreakerState::HalfOpen) => {}
+                (_, BreakerState::Closed) => net.hit(Fault::BreakerClosed),
+            }
+        }
+        while self.hatches.notices.pop().is_some() {}
+    }
+
     pub fn judge(&mut self, net: &mut Net) {
         let at = net.random.below(self.backends.len() as u64) as usize;
         let trouble = net.weather.connect_trouble;
@@ -405,6 +457,8 @@ impl Office {
                 .pick(&[Mood::Refuses, Mood::Silent, Mood::Flaky, Mood::Flaky]),
             false => Mood::Fine,
         };
+        self.move_breakers(net);
+        let backend = &mut self.backends[at];
         if net.random.chance(600) {
             backend.changed_at = net.now;
             if net.random.chance(300) {
@@ -475,6 +529,7 @@ impl BackendSeat {
             mood: Mood::Fine,
             limit_since: 0,
             limit_changed_at: 0,
+            breaker_seen: (BreakerState::Closed, true),
             changed_at: 0,
             evicted_as: Vec::new(),
         }
@@ -508,6 +563,7 @@ impl PoolSeat {
             tiers_changed_at: 0,
             slow_start_ns: 0,
             warm: false,
+            breaker: None,
         };
         seat.redraw(random);
         seat
@@ -535,6 +591,7 @@ impl PoolSeat {
         self.connect_timeout_ns = random.between(5 * MILLISECOND, CONNECT_TIMEOUT_MOST_NS);
         self.connect_attempts = random.between(1, 5) as u8;
         self.connect_budget_ns = random.between(20 * MILLISECOND, CONNECT_BUDGET_MOST_NS);
+        self.breaker = random.chance(700).then(|| BREAKER);
         let mut sometimes = |least: u64, most: u64| match random.chance(400) {
             true => random.between(least, most),
             false => 0,
@@ -583,7 +640,7 @@ impl PoolSeat {
                 }),
                 user_timeout_ms: 0,
             },
-            breaker: None,
+            breaker: self.breaker,
             send_proxy: None,
             send_proxy_every: false,
             // What clients say is no cancel request, but it must be looked at to know that.

@@ -4,6 +4,7 @@
 #![allow(dead_code, clippy::unwrap_used)]
 
 pub mod backends;
+pub mod browser;
 pub mod checked_servers;
 pub mod clusters;
 pub mod datagrams;

@@ -6,6 +6,7 @@
 
 mod backends;
 mod bodies;
+mod dashboard;
 mod events;
 mod explain;
 mod families;

@@ -129,6 +129,7 @@ fn reason(status: u16) -> &'static str {
 fn content(schema: &str) -> Value {
     match schema {
         "Text" => json!({ "text/plain": { "schema": { "type": "string" } } }),
+        "Page" => json!({ "text/html": { "schema": { "type": "string" } } }),
         "Events" => json!({ "text/event-stream": { "schema": { "type": "string" } } }),
         name => {
             let schema = json!({ "$ref": format!("#/components/schemas/{name}") });

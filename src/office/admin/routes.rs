@@ -13,7 +13,9 @@ use crate::office::demands::Demand;
 
 use super::replies::{self, Body, Reply, json, problem, refused};
 use super::router::{Answering, Call, Door, Route, Verb};
-use super::{backends, bodies, events, explain, metrics, openapi, readiness, sessions, status};
+use super::{
+    backends, bodies, dashboard, events, explain, metrics, openapi, readiness, sessions, status,
+};
 
 const PLAIN: &str = "text/plain; version=0.0.4; charset=utf-8";
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -49,6 +51,10 @@ const fn page(path: &'static str, about: &'static str, answer: fn(Call) -> Answe
 }
 
 pub static ROUTES: &[Route] = &[
+    Route {
+        answers: &[(200, "Page")],
+        ..page(dashboard::PATH, "The dashboard", now!(dashboard_page))
+    },
     Route {
         answers: &[(200, "Text")],
         ..page("/healthz", "The process lives", now!(healthz))
@@ -205,6 +211,10 @@ pub static ROUTES: &[Route] = &[
         answer: later!(confirm),
     },
 ];
+
+fn dashboard_page(_: &Call) -> Reply {
+    dashboard::page()
+}
 
 fn healthz(_: &Call) -> Reply {
     replies::text(
