@@ -33,7 +33,7 @@ impl Scene {
 
     fn with(setup: Setup) -> Scene {
         let socket = setup.folder().join("admin.sock");
-        let setup = setup.admin(&format!("socket = \"{}\"", socket.display()));
+        let setup = setup.admin(format!("socket = \"{}\"", socket.display()));
         Scene {
             ringway: setup.start(),
             socket,
@@ -179,7 +179,7 @@ fn maintenance_closes_even_where_draining_keeps() {
 #[test]
 fn a_weight_holds_at_once_and_until_the_file_says_otherwise() {
     let (address, servers, body) = two("");
-    let mut scene = Scene::start(body.clone());
+    let mut scene = Scene::start(body);
     let answer = scene.set("a", &json!({ "weight": 0 }));
     assert_eq!(answer["backend"]["weight"], 0);
     let names: Vec<String> = (0..10).map(|_| open(address).1).collect();
@@ -520,10 +520,7 @@ fn a_change_that_a_worker_does_not_take_is_not_called_done() {
     for _ in 0..8 {
         assert_eq!(open(address).1, "b");
     }
-    assert_eq!(
-        scene.done("GET", "/v1/sessions", &Value::Null)["matched"].is_u64(),
-        true
-    );
+    assert!(scene.done("GET", "/v1/sessions", &Value::Null)["matched"].is_u64());
 }
 
 /// Steady work of new and long sessions, while one backend after the other is drained, taken out and given back.

@@ -155,24 +155,6 @@ impl Section {
         self.read_located(desk, key, parse)
     }
 
-    /// A key whose feature comes with a later version: it is checked as the contract says, and refused unless it asks
-    /// for nothing.
-    pub fn later<T: PartialEq>(
-        &mut self,
-        desk: &mut Desk<'_>,
-        key: &'static str,
-        parse: impl Fn(&Value) -> Result<T, Refusal>,
-        idle: &T,
-    ) {
-        self.read(desk, key, |value| {
-            if parse(value)? == *idle {
-                Ok(())
-            } else {
-                Err(Refusal::Later)
-            }
-        });
-    }
-
     /// A list, each item on its own line of the messages. With `or_single` one bare item is a list of one.
     pub fn read_list<T>(
         &mut self,

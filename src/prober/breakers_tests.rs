@@ -98,7 +98,7 @@ impl Bench {
         };
         let members: Vec<_> = members.collect();
         shared.tiers.set_up(tiers, &members, START);
-        let pool = pool_of(shared, backends, Some(rules()));
+        let pool = pool_of(shared, &backends, Some(rules()));
         let mut bench = Bench {
             breakers: Breakers::default(),
             hatches: Hatches::new(1).unwrap(),
@@ -159,7 +159,11 @@ impl Bench {
 
     fn set_rules(&mut self, rules: Option<BreakerRules>) {
         let backends = self.pool.backends.iter().map(|own| Arc::clone(&own.shared));
-        self.pool = pool_of(Arc::clone(&self.pool.shared), backends.collect(), rules);
+        self.pool = pool_of(
+            Arc::clone(&self.pool.shared),
+            &backends.collect::<Vec<_>>(),
+            rules,
+        );
         self.breakers.publish(vec![Arc::clone(&self.pool)]);
     }
 }
@@ -303,7 +307,9 @@ fn rules_that_change_hold_at_once_and_rules_that_go_away_close_all() {
     // A worker that has not heard of it yet opens one: it is closed again.
     bench.pool = pool_of(
         Arc::clone(&bench.pool.shared),
-        (0..4).map(|n| Arc::clone(bench.backend(n))).collect(),
+        &(0..4)
+            .map(|n| Arc::clone(bench.backend(n)))
+            .collect::<Vec<_>>(),
         Some(rules()),
     );
     bench.fail(2, 3);

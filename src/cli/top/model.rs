@@ -372,8 +372,8 @@ pub(super) mod tests {
                 let health = ["up", "up", "up", "down"][i % 4];
                 json!({
                     "name": format!("b{i}"), "address": format!("10.0.{}.{}:5432", i / 250, i % 250),
-                    "admin": if i % 17 == 0 { "draining" } else { "ready" }, "health": health,
-                    "eligible": health == "up" && i % 17 != 0, "weight": 100, "sessions": i % 50,
+                    "admin": if i.is_multiple_of(17) { "draining" } else { "ready" }, "health": health,
+                    "eligible": health == "up" && !i.is_multiple_of(17), "weight": 100, "sessions": i % 50,
                     "sessions_total": n * i as u64, "bytes_in": n * 1000 * i as u64, "bytes_out": n * 5000 * i as u64,
                     "connect_failures": { "refused": i % 7 },
                     "last_change": { "reason": "check refused" },

@@ -38,7 +38,6 @@ pub(super) fn write_pool(page: &mut Page, plan: &PoolPlan) {
         cancel,
         on_role_change,
         health,
-        breaker,
         udp,
         warm,
         breaker,
@@ -67,7 +66,6 @@ pub(super) fn write_pool(page: &mut Page, plan: &PoolPlan) {
     page.text_line("on_role_change", on_loss(*on_role_change));
     page.text_line("cancel", if *cancel { "postgres" } else { "off" });
     write_health(page, health);
-    write_breaker(page, *breaker);
     write_udp(page, *udp);
     write_warm(page, *warm, send_proxy.is_some());
     write_breaker(page, *breaker);
@@ -139,46 +137,20 @@ fn on_loss(rule: OnLoss) -> String {
     }
 }
 
-fn write_breaker(page: &mut Page, plan: Option<BreakerPlan>) {
-    page.table("[pool.breaker]");
-    let Some(BreakerPlan {
-        consecutive_failures,
-        early_reset,
-        error_percent,
-        window,
-        volume,
-        open,
-        open_max,
-        trials,
-        max_ejected_percent,
-    }) = plan
-    else {
-        page.line("max_ejected_percent", 0);
-        return;
-    };
-    page.line("consecutive_failures", consecutive_failures);
-    page.text_line("early_reset", shown(early_reset));
-    page.line("error_percent", error_percent);
-    page.text_line("window", shown(window));
-    page.line("volume", volume);
-    page.text_line("open", shown(open));
-    page.text_line("open_max", shown(open_max));
-    page.line("trials", trials);
-    page.line("max_ejected_percent", max_ejected_percent);
-}
-
 fn write_udp(page: &mut Page, plan: FlowPlan) {
     let FlowPlan {
         idle_timeout,
         responses,
         requests,
         max_flows,
+        send_proxy_every,
     } = plan;
     page.table("[pool.udp]");
     page.text_line("idle_timeout", shown(idle_timeout));
     page.line("responses", responses);
     page.line("requests", requests);
     page.line("max_flows", max_flows.unwrap_or(0));
+    page.line("send_proxy_every", send_proxy_every);
 }
 
 /// `force` stands where the reader would insist on it.
