@@ -212,7 +212,7 @@ mod tests {
             "ringway 0.1.0 serving, up 1h 2m, 12 of 9326 sessions, workers busy 25 % 50 %\n\
              last reload refused 2026-11-29T22:00:00.000Z: x.toml:3: wrong\n\
              by the operator: backend pg/pg3 is added, the file does not have it\n\
-             \nlisteners\n  NAME      ADDRESS                   POOL  SESSIONS  TOTAL  IN      OUT  REFUSED\n  \
+             \nlisteners\n  NAME      ADDRESS                   POOL  SESSIONS  TOTAL      IN  OUT  REFUSED\n  \
              postgres  10.0.0.1:5433 and 1 more  pg          12  12.3k  2.0KiB  10B        3\n\
              \npool pg: least-connections, serving tier 0, 0 of 1024 waiting\n  \
              BACKEND  ADDRESS         ADMIN     HEALTH  TIER  WEIGHT  SESSIONS  TOTAL  FAILED  LAST CHANGE\n  \
