@@ -43,6 +43,12 @@ pub(super) fn items(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
 }
 
+/// All counts of an object. (The sum of no floats at all would be -0.)
+pub(super) fn total(counts: &Value) -> f64 {
+    let counts = counts.as_object().into_iter().flatten();
+    counts.fold(0.0, |sum, (_, count)| sum + number(count))
+}
+
 fn in_words(status: &Value) -> String {
     let mut out = String::new();
     let busy: Vec<String> = items(&status["workers"])
@@ -116,7 +122,6 @@ fn listeners(status: &Value) -> String {
             [one] => one.clone(),
             [first, rest @ ..] => format!("{first} and {} more", rest.len()),
         };
-        let refused = listener["refused"].as_object().into_iter().flatten();
         columns.row(vec![
             text(&listener["name"]),
             shown,
@@ -125,7 +130,7 @@ fn listeners(status: &Value) -> String {
             short(number(&listener["sessions_total"])),
             bytes(number(&listener["bytes_in"])),
             bytes(number(&listener["bytes_out"])),
-            short(refused.map(|(_, count)| number(count)).sum()),
+            short(total(&listener["refused"])),
         ]);
     }
     columns.text()
@@ -171,7 +176,7 @@ fn in_pool(pool: &Value) -> String {
             text(&backend["weight"]),
             text(&backend["sessions"]),
             short(number(&backend["sessions_total"])),
-            short(failures.map(|(_, count)| number(count)).sum()),
+            short(total(&backend["connect_failures"])),
             text(&backend["last_change"]["reason"]),
         ]);
     }
