@@ -264,6 +264,10 @@ fn backends_come_and_go_at_run_time_and_over_restarts() {
     let folder = scene.ringway.folder().to_path_buf();
     process::signal(scene.ringway.pid(), "KILL");
     scene.ringway.wait_exit(seconds(5));
+    // The kernel closes what its ring held a little after the process is gone.
+    until(seconds(10), "its address is free", || {
+        net::try_connect(address).is_err()
+    });
     scene.ringway.start_again();
     assert!(folder.join("admin.sock.operator.json").exists());
     let pools = &scene.ringway.status()["pools"][0]["backends"];

@@ -43,6 +43,12 @@ pub(super) fn items(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
 }
 
+/// All counts of an object. (The sum of no floats at all would be -0.)
+pub(super) fn total(counts: &Value) -> f64 {
+    let counts = counts.as_object().into_iter().flatten();
+    counts.fold(0.0, |sum, (_, count)| sum + number(count))
+}
+
 fn in_words(status: &Value) -> String {
     let mut out = String::new();
     let busy: Vec<String> = items(&status["workers"])
@@ -116,7 +122,6 @@ fn listeners(status: &Value) -> String {
             [one] => one.clone(),
             [first, rest @ ..] => format!("{first} and {} more", rest.len()),
         };
-        let refused = listener["refused"].as_object().into_iter().flatten();
         columns.row(vec![
             text(&listener["name"]),
             shown,
@@ -125,7 +130,7 @@ fn listeners(status: &Value) -> String {
             short(number(&listener["sessions_total"])),
             bytes(number(&listener["bytes_in"])),
             bytes(number(&listener["bytes_out"])),
-            short(refused.map(|(_, count)| number(count)).sum()),
+            short(total(&listener["refused"])),
         ]);
     }
     columns.text()
@@ -171,7 +176,7 @@ fn in_pool(pool: &Value) -> String {
             text(&backend["weight"]),
             text(&backend["sessions"]),
             short(number(&backend["sessions_total"])),
-            short(failures.map(|(_, count)| number(count)).sum()),
+            short(total(&backend["connect_failures"])),
             text(&backend["last_change"]["reason"]),
         ]);
     }
@@ -212,7 +217,7 @@ mod tests {
             "ringway 0.1.0 serving, up 1h 2m, 12 of 9326 sessions, workers busy 25 % 50 %\n\
              last reload refused 2026-11-29T22:00:00.000Z: x.toml:3: wrong\n\
              by the operator: backend pg/pg3 is added, the file does not have it\n\
-             \nlisteners\n  NAME      ADDRESS                   POOL  SESSIONS  TOTAL  IN      OUT  REFUSED\n  \
+             \nlisteners\n  NAME      ADDRESS                   POOL  SESSIONS  TOTAL      IN  OUT  REFUSED\n  \
              postgres  10.0.0.1:5433 and 1 more  pg          12  12.3k  2.0KiB  10B        3\n\
              \npool pg: least-connections, serving tier 0, 0 of 1024 waiting\n  \
              BACKEND  ADDRESS         ADMIN     HEALTH  TIER  WEIGHT  SESSIONS  TOTAL  FAILED  LAST CHANGE\n  \

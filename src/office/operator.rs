@@ -333,7 +333,7 @@ mod tests {
     #[test]
     fn unknown_names_come_with_near_ones() {
         let plan = file(&[("pg1", 1), ("pg2", 1)]);
-        let unknown = find(&plan, &name("pg11")).unwrap_err();
+        let unknown = find(&plan, &name("pg3")).unwrap_err();
         assert_eq!(unknown.near, ["pg1", "pg2"]);
         assert!(
             unknown.sentence.contains("did you mean pg1 or pg2?"),

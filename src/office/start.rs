@@ -21,6 +21,7 @@ use super::crew::{Crew, Kit, workers_of};
 use super::failure::Failure;
 use super::headroom::Headroom;
 use super::ledger::Ledger;
+use super::operator::Applied;
 use super::publisher::Publisher;
 use super::registry::Registry;
 use super::resolver::{self, Resolved};
@@ -46,24 +47,14 @@ pub async fn start(setup: Setup) -> Result<Office, Failure> {
     let wanted_admin = setup.plan.admin.bind;
     let mut binder = Binder::new(workers, setup.handed);
     let mut registry = Registry::new(workers);
-    let ledger = Ledger::beside(socket.as_ref().map(BoundSocket::path));
     let file_plan = setup.plan;
-    let applied = ledger.load().apply(&file_plan);
-    for dropped in &applied.dropped {
-        log::info!("{dropped}");
-    }
+    let (ledger, applied) = recall(&file_plan, socket.as_ref());
     let prepared = binder.prepare(&applied.plan).await?;
     let closed = shut_in(&applied.plan, setup.file.as_deref(), &prepared);
     let (world, sandbox) =
         settle(applied.plan, prepared, &mut binder, &mut registry, closed).await?;
 
-    let kit = Kit {
-        hatches: Arc::clone(&hatches),
-        clock: Clock::start(),
-        sessions_max,
-        process: Arc::new(Capacity::new(sessions_max)),
-        pin: world.plan.global.pin,
-    };
+    let kit = kit(&hatches, sessions_max, world.plan.global.pin);
     let nothing = view(empty(), &world, &registry, &Reloads::default());
     let board = Board::new(kit.clock, kit.hatches.clone(), kit.process.clone(), nothing);
     let board = Arc::new(board);
@@ -72,7 +63,7 @@ pub async fn start(setup: Setup) -> Result<Office, Failure> {
     let up = bring_up(&kit, &board, (admin, socket), log_place(&world.plan));
     // Paths of unix sockets must not be left behind.
     let (crew, scribe, server, socket) = up.inspect_err(|_| binder.give_up())?;
-    let mut office = Office {
+    let office = Office {
         file: setup.file,
         file_plan,
         operator: applied.operator,
@@ -99,17 +90,27 @@ pub async fn start(setup: Setup) -> Result<Office, Failure> {
         roll_call: RollCall::new(usize::from(workers)),
         headroom: Headroom::default(),
     };
-    office.board.watch(checks::targets(&office.world));
-    office.set_states();
-    office.publish();
-    if !office.publisher.settled().await {
-        office.binder.give_up();
-        return Err(Failure::CannotStart(
-            "a worker did not take the configuration within 2 s".to_owned(),
-        ));
+    office.begin(setup.on_ready).await
+}
+
+/// What the operator has said to an earlier process, as far as it stands with this file.
+fn recall(file_plan: &Plan, socket: Option<&BoundSocket>) -> (Ledger, Applied) {
+    let ledger = Ledger::beside(socket.map(BoundSocket::path));
+    let applied = ledger.load().apply(file_plan);
+    for dropped in &applied.dropped {
+        log::info!("{dropped}");
     }
-    office.announce(setup.on_ready);
-    Ok(office)
+    (ledger, applied)
+}
+
+fn kit(hatches: &Arc<Hatches>, sessions_max: u32, pin: bool) -> Kit {
+    Kit {
+        hatches: Arc::clone(hatches),
+        clock: Clock::start(),
+        sessions_max,
+        process: Arc::new(Capacity::new(sessions_max)),
+        pin,
+    }
 }
 
 /// Everything is bound, and no other thread is there yet: from here on the process may do no more than it must.
@@ -183,6 +184,24 @@ fn bring_up(
 }
 
 impl Office {
+    /// The first snapshot, and the word that all is there.
+    async fn begin(
+        mut self,
+        on_ready: Option<std::sync::mpsc::Sender<Ready>>,
+    ) -> Result<Office, Failure> {
+        self.board.watch(checks::targets(&self.world));
+        self.set_states();
+        self.publish();
+        if !self.publisher.settled().await {
+            self.binder.give_up();
+            return Err(Failure::CannotStart(
+                "a worker did not take the configuration within 2 s".to_owned(),
+            ));
+        }
+        self.announce(on_ready);
+        Ok(self)
+    }
+
     fn announce(&self, on_ready: Option<std::sync::mpsc::Sender<Ready>>) {
         let snapshot = Arc::clone(&self.board.view().snapshot);
         let listeners = snapshot.listeners.iter().map(|listener| {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::cli::status::{items, number, text};
+use crate::cli::status::{items, number, text, total};
 
 /// One key of the user's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,10 +153,6 @@ impl Model {
                     true => (now - before).max(0.0) / seconds,
                     false => 0.0,
                 };
-                let failures = backend["connect_failures"]
-                    .as_object()
-                    .into_iter()
-                    .flatten();
                 rows.push(Row {
                     address: text(&backend["address"]),
                     admin: text(&backend["admin"]),
@@ -167,7 +163,7 @@ impl Model {
                     session_rate: rate(now.sessions, before.sessions),
                     in_rate: rate(now.bytes_in, before.bytes_in),
                     out_rate: rate(now.bytes_out, before.bytes_out),
-                    failures: failures.map(|(_, count)| number(count)).sum(),
+                    failures: total(&backend["connect_failures"]),
                     reason: reason(backend),
                     name: name.clone(),
                 });
