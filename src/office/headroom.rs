@@ -1,5 +1,5 @@
-//! What is left of the resources that the budget counted at start, once a second: for the metric, and for a line a minute
-//! before local ports or descriptors run out. What cannot be read is left out.
+//! What is left of the resources that the budget counted at start, every five seconds, since an idle process must stay
+//! idle: for the metric, and for a line a minute before local ports or descriptors run out. What cannot be read is left out.
 
 use std::time::{Duration, Instant};
 
@@ -12,11 +12,13 @@ use super::Office;
 /// Below this share it is worth a line.
 const LOW: f64 = 0.1;
 const COMPLAIN: Duration = Duration::from_secs(60);
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 const PAGE_BYTES: f64 = 4096.0;
 
 #[derive(Debug, Default)]
 pub struct Headroom {
     complained: Option<Instant>,
+    looked: Option<Instant>,
 }
 
 /// The share that is left when `used` of `most` is gone.
@@ -29,6 +31,11 @@ fn left(used: f64, most: f64) -> f64 {
 
 impl Office {
     pub(super) fn look_at_headroom(&mut self) {
+        let looked = self.headroom.looked.map(|moment| moment.elapsed());
+        if looked.is_some_and(|since| since < LOOK_EVERY) {
+            return;
+        }
+        self.headroom.looked = Some(Instant::now());
         let mut found: Vec<(&'static str, f64)> = Vec::with_capacity(5);
         let mut alarms: Vec<String> = Vec::new();
         let process = &self.board.process;

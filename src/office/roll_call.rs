@@ -1,4 +1,4 @@
-//! Calls the roll: asks every worker by its doorbell twice a second. One that has not answered for a second is reported
+//! Calls the roll: asks every worker by its doorbell once a second. One that has not answered for a second is reported
 //! with what it was doing (log, metric, status) until it answers again, and the service manager's watchdog is not fed
 //! meanwhile.
 
@@ -12,7 +12,7 @@ use crate::sys::thread::state_of_thread;
 use super::tick::PULSE;
 use super::{Office, notify};
 
-const ASK_EVERY: Duration = Duration::from_millis(500);
+const ASK_EVERY: Duration = Duration::from_secs(1);
 /// A worker that is silent for longer is missing.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Of our own pulses as well: if this thread was kept from running, the workers may have been, too.
