@@ -50,8 +50,8 @@ fn a_backend_that_is_slow_to_connect_to_is_left() {
     assert!((1..=40).contains(&by_latency), "{by_latency} of 400");
 
     // Load weighs in: the near one, a hundred times as fast or more, is not filled without end.
-    let held: Vec<_> = (0..2_000).map(|_| open(address)).collect();
+    let held: Vec<_> = (0..1_000).map(|_| open(address)).collect();
     let to_far = held.iter().filter(|(_, name)| name == "far").count();
-    println!("far of 2,000 that stay: {to_far}");
-    assert!((1..1_000).contains(&to_far), "{to_far} of 2,000 that stay");
+    println!("far of 1,000 that stay: {to_far}");
+    assert!((1..500).contains(&to_far), "{to_far} of 1,000 that stay");
 }
