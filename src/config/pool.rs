@@ -82,9 +82,7 @@ pub(super) fn read_pool(desk: &mut Desk<'_>, mut table: Section) -> PoolDraft {
     let send_proxy = read_send_proxy(desk, &mut table);
     let plan = PoolPlan {
         name: String::new(),
-        algorithm: table
-            .read(desk, "algorithm", word(ALGORITHMS))
-            .unwrap_or(Algorithm::LeastConnections),
+        algorithm: read_algorithm(desk, &mut table),
         hash_key: read_hash_key(desk, &mut table),
         hash_seed: read_hash_seed(desk, &mut table),
         source: read_source(desk, &mut table),
@@ -135,6 +133,12 @@ pub(super) fn read_pool(desk: &mut Desk<'_>, mut table: Section) -> PoolDraft {
         backends,
         plan,
     }
+}
+
+fn read_algorithm(desk: &mut Desk<'_>, table: &mut Section) -> Algorithm {
+    table
+        .read(desk, "algorithm", word(ALGORITHMS))
+        .unwrap_or(Algorithm::LeastConnections)
 }
 
 fn read_hash_seed(desk: &mut Desk<'_>, table: &mut Section) -> u64 {
