@@ -163,10 +163,6 @@ fn in_pool(pool: &Value) -> String {
     ];
     let mut columns = Columns::new(&headings);
     for backend in items(&pool["backends"]) {
-        let failures = backend["connect_failures"]
-            .as_object()
-            .into_iter()
-            .flatten();
         columns.row(vec![
             text(&backend["name"]),
             text(&backend["address"]),

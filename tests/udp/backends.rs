@@ -245,11 +245,9 @@ fn truncated_answers_to_checks_are_survived() {
     let address = cutter.local_addr().unwrap();
     cutter.set_read_timeout(Some(net::PATIENCE)).unwrap();
     let front = net::free_address();
-    let tables = format!(
-        "[pool.health]\ninterval = \"20ms\"\nfast_interval = \"20ms\"\ntimeout = \"50ms\"\nrise = 1\nfall = 2\nkind = \"dns\"\n\
-         query = \"www.example.test A\"\n"
-    );
-    let ringway = setup(front, "", &tables, &[("a", address)]).start_unready();
+    let tables = "[pool.health]\ninterval = \"20ms\"\nfast_interval = \"20ms\"\ntimeout = \"50ms\"\nrise = 1\nfall = 2\nkind = \"dns\"\n\
+         query = \"www.example.test A\"\n";
+    let ringway = setup(front, "", tables, &[("a", address)]).start_unready();
     let mut buffer = [0; 512];
     let whole = {
         let (length, _) = cutter.recv_from(&mut buffer).unwrap();

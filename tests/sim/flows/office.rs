@@ -126,6 +126,7 @@ impl Office {
             pools: vec![Arc::new(self.compose())],
             spin: Spin::Off,
             journal: true,
+            report_ns: 0,
         };
         self.hatches.post(&Arc::new(snapshot));
     }

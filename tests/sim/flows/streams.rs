@@ -24,6 +24,10 @@ impl Kernel for FlowKernel {
         0
     }
 
+    fn buffers_held(&self) -> usize {
+        0
+    }
+
     fn pipes_open(&self) -> usize {
         0
     }
