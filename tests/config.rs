@@ -520,6 +520,5 @@ fn a_written_plan_has_every_key_of_the_example() {
         .filter(|key| !text.contains(&format!("\n{key} = ")))
         .collect();
     without.dedup();
-    // Not for this version to decide.
-    assert_eq!(without, ["user", "group", "sandbox"], "in\n{text}");
+    assert!(without.is_empty(), "{without:?} in\n{text}");
 }

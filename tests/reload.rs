@@ -148,7 +148,7 @@ fn two_hundred_reloads_under_load() {
             // Every twelfth configuration has the same listeners.
             if n % 12 == 0 {
                 memory.push(process::resident_kib(ringway.pid()));
-                let found = process::descriptors(ringway.pid());
+                let found = process::settled_descriptors(ringway.pid());
                 descriptors.push(found.all - found.sockets);
             }
         }

@@ -69,6 +69,18 @@ impl Capacity {
         }
     }
 
+    /// Gives back one unit that is held if more are in use than may be, as after the limit was lowered; false, and nothing is
+    /// given back, if they are not.
+    #[must_use]
+    pub fn release_if_over(&self) -> bool {
+        let limit = self.limit();
+        let one_less = |used: u32| (limit != 0 && used > limit).then(|| used - 1);
+        let given_back = self
+            .used
+            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, one_less);
+        given_back.is_ok()
+    }
+
     /// Counts one unit that is in use already, whatever the limit: a limit appeared over a running session.
     pub fn reserve_anyway(&self) {
         self.used.fetch_add(1, Ordering::AcqRel);
@@ -103,6 +115,21 @@ mod tests {
         });
         assert!(most.load(Ordering::Relaxed) <= 100);
         assert_eq!(capacity.used(), 0);
+    }
+
+    #[test]
+    fn a_unit_goes_back_only_while_more_are_in_use_than_may_be() {
+        let capacity = Capacity::new(3);
+        for _ in 0..3 {
+            assert_eq!(capacity.reserve(), Reservation::Held);
+        }
+        assert!(!capacity.release_if_over());
+        capacity.set_limit(2);
+        assert!(capacity.release_if_over());
+        assert!(!capacity.release_if_over());
+        assert_eq!(capacity.used(), 2);
+        capacity.set_limit(0);
+        assert!(!capacity.release_if_over());
     }
 
     #[test]

@@ -23,6 +23,10 @@ pub(super) fn reserve_with_warm(
         return (shared.capacity.reserve(), None);
     };
     let mut held = std::mem::take(&mut socket.reserved);
+    // A reload has lowered the limit below what is in use: this place is one of those that must go.
+    if held && shared.capacity.release_if_over() {
+        return (Reservation::Full, None);
+    }
     if !held && shared.capacity.limit() != 0 {
         // A reload has set a limit meanwhile: it needs a place like any other.
         match shared.capacity.reserve() {
