@@ -96,6 +96,11 @@ const ENDS: &[Entry] = &[
         "on_drain_close_ends_the_sessions_of_a_removed_backend",
     ),
     (
+        End::Killed,
+        "commands",
+        "sessions_are_listed_and_a_killed_one_ends_as_killed",
+    ),
+    (
         End::BackendDown,
         "waiting",
         "on_down_close_ends_sessions_and_keep_does_not",
@@ -133,13 +138,7 @@ const ENDS: &[Entry] = &[
 ];
 
 /// Ends that no test produces, and why.
-const NO_TEST: &[(End, &str)] = &[
-    (End::Internal, "our own bug; tests see that it stays at 0"),
-    (
-        End::Killed,
-        "an operator's order, which belongs to the tests of the admin API",
-    ),
-];
+const NO_TEST: &[(End, &str)] = &[(End::Internal, "our own bug; tests see that it stays at 0")];
 
 const REFUSALS: &[(Refusal, &str, &str)] = &[
     (

@@ -318,7 +318,7 @@ fn each_attempt_begins_with_the_header() {
     let backend = announced(echo);
     let refused = net::free_address();
     let address = net::free_address();
-    let lines = format!("{V1}\nalgorithm = \"first\"");
+    let lines = format!("{V1}\nalgorithm = \"first\"\nbreaker = {{ max_ejected_percent = 0 }}");
     let backends = [("dead", refused), ("alive", backend.address)];
     let body = listener("main", address, "main") + &pool("main", &lines, &backends);
     let ringway = Setup::new(body).start();
