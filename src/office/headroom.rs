@@ -1,4 +1,4 @@
-//! What is left of the resources that the budget counted at start, every five seconds, since an idle process must stay
+//! What is left of the resources that the budget counted at start, every fifteen seconds, since an idle process must stay
 //! idle: for the metric, and for a line a minute before local ports or descriptors run out. What cannot be read is left out.
 
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use super::Office;
 /// Below this share it is worth a line.
 const LOW: f64 = 0.1;
 const COMPLAIN: Duration = Duration::from_secs(60);
-const LOOK_EVERY: Duration = Duration::from_secs(5);
+const LOOK_EVERY: Duration = Duration::from_secs(15);
 const PAGE_BYTES: f64 = 4096.0;
 
 #[derive(Debug, Default)]

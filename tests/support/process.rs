@@ -94,12 +94,20 @@ fn field(pid: u32, name: &str) -> u64 {
 
 /// Time on a CPU of all threads that live now, to the nanosecond.
 pub fn cpu_time(pid: u32) -> Duration {
+    cpu_time_of(pid, "")
+}
+
+/// The same of those whose names begin so.
+pub fn cpu_time_of(pid: u32, name: &str) -> Duration {
     let mut nanoseconds = 0;
     let folder = fs::read_dir(format!("/proc/{pid}/task")).expect("threads of a process");
     for entry in folder.flatten() {
+        let own = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
         let text = fs::read_to_string(entry.path().join("schedstat")).unwrap_or_default();
         let first = text.split_whitespace().next().unwrap_or("0");
-        nanoseconds += first.parse::<u64>().unwrap_or(0);
+        if own.starts_with(name) {
+            nanoseconds += first.parse::<u64>().unwrap_or(0);
+        }
     }
     Duration::from_nanos(nanoseconds)
 }
