@@ -11,10 +11,8 @@ use crate::handoff::{
 };
 use crate::ids::{Nanos, millis};
 
-/// How often breakers are looked at, while there are any and something happens.
+/// How often breakers are looked at, while there are any.
 const BEAT_NS: u64 = millis(100);
-/// The same while nothing does: an idle process costs nothing.
-const IDLE_BEAT_NS: u64 = millis(1_000);
 /// Looks after a publish, however idle: a worker may not have heard yet that there are no rules any more.
 const LAST_LOOKS: u32 = 50;
 /// Parts of a window; it moves on by one of them.
@@ -56,9 +54,8 @@ impl Window {
 struct Seat {
     backend: Arc<BackendShared>,
     window: Window,
-    /// As they were at the last look.
+    /// As it was at the last look.
     seen: BreakerState,
-    counted: Totals,
 }
 
 impl Seat {
@@ -67,14 +64,7 @@ impl Seat {
             seen: backend.verdict.breaker.state(),
             backend,
             window: Window::default(),
-            counted: Totals::default(),
         }
-    }
-
-    /// Whether there is anything to look at soon: an attempt since the last time, or a breaker that is not closed.
-    fn is_busy(&mut self) -> bool {
-        let totals = self.totals();
-        std::mem::replace(&mut self.counted, totals) != totals || self.seen != BreakerState::Closed
     }
 
     fn totals(&self) -> Totals {
@@ -143,7 +133,7 @@ impl Breakers {
 
     /// Looks at every breaker. True if workers should look, too.
     pub fn look(&mut self, hatches: &Hatches, now: Nanos) -> bool {
-        let (mut stirred, mut busy) = (false, false);
+        let mut stirred = false;
         for (pool, seats) in self.pools.iter().zip(&mut self.seats) {
             match &pool.breaker {
                 Some(rules) => look_at(pool, seats, rules, hatches, now),
@@ -151,7 +141,6 @@ impl Breakers {
             }
             for seat in seats {
                 stirred |= has_changed(seat, now);
-                busy |= seat.is_busy();
             }
         }
         self.looks_left = self.looks_left.saturating_sub(1);
@@ -160,7 +149,7 @@ impl Breakers {
         self.next_at = if idle {
             Nanos::NEVER
         } else {
-            now.after(if busy { BEAT_NS } else { IDLE_BEAT_NS })
+            now.after(BEAT_NS)
         };
         stirred
     }
