@@ -111,7 +111,7 @@ pub fn read(bytes: &[u8]) -> Result<Option<(Said<'_>, usize)>, Malformed> {
 fn read_old_error(text: &[u8]) -> Result<Option<(Said<'_>, usize)>, Malformed> {
     let end = text.iter().position(|&byte| byte == 0);
     match end {
-        Some(end) => {
+        Some(end) if end <= ERROR_BYTES_MAX => {
             let message = text[..end].trim_ascii();
             let code = *b"00000";
             Ok(Some((
@@ -119,8 +119,8 @@ fn read_old_error(text: &[u8]) -> Result<Option<(Said<'_>, usize)>, Malformed> {
                 1 + end + 1,
             )))
         }
-        None if text.len() > ERROR_BYTES_MAX => Err(Malformed("an error message without end")),
-        None => Ok(None),
+        _ if text.len() > ERROR_BYTES_MAX => Err(Malformed("an error message without end")),
+        _ => Ok(None),
     }
 }
 

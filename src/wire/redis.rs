@@ -97,7 +97,8 @@ impl<'a> Reader<'a> {
                 self.at += length + 2;
                 Ok(&rest[..length])
             }
-            None if rest.len() > LINE_BYTES_MAX => Err(Stop::Wrong),
+            // The line's end itself may be cut.
+            None if rest.len() > LINE_BYTES_MAX + 1 => Err(Stop::Wrong),
             None => Err(Stop::More),
         }
     }
