@@ -197,24 +197,30 @@ fn postgres_lets_checks_in_by_scram_and_md5_and_keeps_them() {
 
 const STRANGER: &str = "source = [\"127.0.0.2\"]";
 
-/// What MariaDB answers first to a connection from the address that was checked from.
-fn greeted(address: SocketAddr) -> u8 {
-    let from: SocketAddr = "127.0.0.2:0".parse().expect("an address");
-    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
-    let socket = socket.expect("a socket");
-    socket.bind(&from.into()).expect("bind to it");
-    socket.connect(&address.into()).expect("connect");
-    let mut stream = TcpStream::from(socket);
+/// MariaDB counts what a host does wrong only if it looks hosts up, and only for hosts but 127.0.0.1.
+const COUNTS_HOSTS: [&str; 2] = ["--skip-name-resolve=0", "--max-connect-errors=5"];
+/// A server that looks hosts up answers late where nobody can tell it a name.
+const PATIENT: &str = "timeout = \"5s\"\n";
+
+/// A connection from the address that was checked from, and what MariaDB said first: a greeting (10) or an error (255).
+fn greeted(address: SocketAddr) -> (TcpStream, u8) {
+    let mut stream = net::connect_with(Some([127, 0, 0, 2].into()), address, 0).expect("connect");
     let mut head = [0; 5];
     stream.read_exact(&mut head).expect("an answer");
-    head[4]
+    (stream, head[4])
+}
+
+#[track_caller]
+fn assert_not_shut_out(maria: &Maria) {
+    let (_stream, first) = greeted(maria.address);
+    assert_eq!(first, 10, "we are shut out");
 }
 
 #[test]
 fn mariadb_is_neither_flooded_nor_made_to_shut_us_out() {
-    let maria = Maria::start(&["--max-connect-errors=5"], "");
+    let maria = Maria::start(&COUNTS_HOSTS, "");
     for kind in ["tcp", "mysql"] {
-        let ringway = checking(kind, maria.address, STRANGER, "");
+        let ringway = checking(kind, maria.address, STRANGER, PATIENT);
         ringway.wait_state("db", "up", seconds(30));
         let before = maria.log().lines().count();
         after_checks(&ringway, 300.0);
@@ -224,7 +230,7 @@ fn mariadb_is_neither_flooded_nor_made_to_shut_us_out() {
             "{lines} lines for 300 checks by {kind}:\n{}",
             maria.log()
         );
-        assert_eq!(greeted(maria.address), 0x0a, "we are shut out");
+        assert_not_shut_out(&maria);
         maria.query("flush hosts");
     }
     // A wrong password, an unknown user, and a plugin that needs a protected connection.
@@ -237,14 +243,19 @@ fn mariadb_is_neither_flooded_nor_made_to_shut_us_out() {
         users.push(("modern", "needs TLS"));
     }
     for (user, expected) in users {
-        let ringway = checking("mysql", maria.address, STRANGER, &login(user, &file, "any"));
+        let ringway = checking(
+            "mysql",
+            maria.address,
+            STRANGER,
+            &(PATIENT.to_owned() + &login(user, &file, "any")),
+        );
         let said = reason(&ringway, "down");
         assert!(said.contains(expected), "{user}: {said}");
         let before = maria.log().lines().count();
         after_checks(&ringway, 100.0);
         let lines = maria.log().lines().count() - before;
         assert!(lines <= 2, "{lines} lines for 100 checks");
-        assert_eq!(greeted(maria.address), 0x0a, "we are shut out");
+        assert_not_shut_out(&maria);
         maria.query("flush hosts");
     }
 }
@@ -276,6 +287,57 @@ fn mariadb_tells_its_role_in_a_session_that_is_kept() {
     assert_eq!(role(&ringway), "replica");
     maria.query("set global read_only = 0");
     ringway.wait_state("db", "up", seconds(30));
+}
+
+/// Full, our host blocked, our host not wanted: down with the server's own words, and up again once it is over.
+#[test]
+fn mariadb_says_why_it_cannot_serve() {
+    const BLOCKED: &str = "Host '127.0.0.2' is blocked because of many connection errors; unblock with 'mariadb-admin flush-hosts' (1129)";
+    const UNWANTED: &str =
+        "Host '127.0.0.2' is not allowed to connect to this MariaDB server (1130)";
+    let options = [&COUNTS_HOSTS[..], &["--max-connections=10"]].concat();
+    let maria = Maria::start(&options, "");
+    let guarded = Maria::start(&["--skip-name-resolve"], "");
+    let check = |maria: &Maria| checking("mysql", maria.address, STRANGER, PATIENT);
+
+    let mut held = Vec::new();
+    until(seconds(30), "the server is full", || {
+        let mut stream = net::connect(maria.address);
+        let mut head = [0; 5];
+        stream.read_exact(&mut head).expect("an answer");
+        held.push(stream);
+        head[4] == 255
+    });
+    let full = check(&maria);
+    assert_eq!(
+        reason(&full, "down"),
+        "check failed: Too many connections (1040)"
+    );
+    drop(held);
+    // Nobody is left in peace who says this: it passes by itself.
+    full.wait_state("db", "up", seconds(10));
+    drop(full);
+
+    // Somebody on our host leaves again and again without a word.
+    until(seconds(30), "our host is blocked", || {
+        greeted(maria.address).1 == 255
+    });
+    let blocked = check(&maria);
+    assert_eq!(reason(&blocked, "down"), format!("check failed: {BLOCKED}"));
+    // A server forgets a host that nobody may come from only when it reads its users again.
+    guarded.query("rename user app@'%' to app@localhost; flush privileges");
+    let unwanted = check(&guarded);
+    assert_eq!(
+        reason(&unwanted, "down"),
+        format!("check failed: {UNWANTED}")
+    );
+    // The operator mends both. We had stopped asking, so that their logs are not flooded.
+    maria.query("flush hosts");
+    guarded.query("rename user app@localhost to app@'%'; flush privileges");
+    for mended in [blocked, unwanted] {
+        mended.wait_state("db", "up", seconds(60));
+    }
+    assert_not_shut_out(&maria);
 }
 
 /// Connections that the server ever counted.

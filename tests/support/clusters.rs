@@ -224,6 +224,8 @@ impl Maria {
         command.arg(format!("--bind-address={}", self.address.ip()));
         command.arg(format!("--port={}", self.address.port()));
         command.args(["--skip-name-resolve", "--innodb-flush-log-at-trx-commit=0"]);
+        // For who turns names on again: where nobody answers, it must not take long.
+        command.env("RES_OPTIONS", "timeout:1 attempts:1");
         command.args(options);
         self.child = Some(spawn(&mut command));
         until(seconds(60), "MariaDB answers a query", || {
