@@ -2,6 +2,10 @@
 //! Backends greet with their name, so that clients can count.
 #![allow(clippy::unwrap_used)]
 
+#[path = "choice/chance.rs"]
+mod chance;
+#[path = "choice/slow.rs"]
+mod slow;
 mod support;
 
 use std::collections::BTreeMap;
@@ -306,43 +310,6 @@ fn least_connections_stays_balanced_with_two_workers_under_churn() {
 }
 
 #[test]
-fn power_of_two_is_balanced_and_random_follows_weights() {
-    let _alone = alone();
-    let backends = named_backends(4);
-    let address = net::free_address();
-    let ringway = before(address, &backends, 2, "algorithm = \"power-of-two\"", &[]);
-    let sessions = open_many(address, 400);
-    let spread = counts(&sessions);
-    assert!(
-        spread.values().all(|&count| count.abs_diff(100) <= 10),
-        "{spread:?}"
-    );
-    drop(sessions);
-    drop(ringway);
-
-    let weights = [
-        "weight = 100",
-        "weight = 100",
-        "weight = 200",
-        "weight = 400",
-    ];
-    let _ringway = before(address, &backends, 2, "algorithm = \"random\"", &weights);
-    let mut counts = BTreeMap::new();
-    for _ in 0..1_600 {
-        *counts.entry(open(address).1).or_insert(0_usize) += 1;
-    }
-    // Six standard deviations.
-    for (name, expected, slack) in [
-        ("a", 200, 80),
-        ("b", 200, 80),
-        ("c", 400, 104),
-        ("d", 800, 120),
-    ] {
-        assert!(counts[name].abs_diff(expected) <= slack, "{counts:?}");
-    }
-}
-
-#[test]
 fn first_fills_one_after_the_other() {
     let backends = named_backends(3);
     let address = net::free_address();
@@ -382,13 +349,6 @@ fn source_hash_keeps_a_client_on_its_backend() {
     let ringway = before(address, &backends, 2, lines, &[]);
     let first = map(address);
     assert_eq!(map(address), first, "the same again");
-    for name in NAMES {
-        let count = first.iter().filter(|found| *found == name).count();
-        assert!(
-            (20..=85).contains(&count),
-            "{name} has {count} of 200 clients"
-        );
-    }
     drop(ringway);
 
     // Another instance with the same configuration; another port of the listener does not matter.
@@ -439,6 +399,8 @@ fn a_backend_of_weight_zero_gets_nothing() {
         "random",
         "first",
         "source-hash",
+        "maglev",
+        "least-latency",
     ] {
         let lines = format!("algorithm = \"{algorithm}\"");
         let _ringway = before(address, &backends, 1, &lines, &["weight = 0", ""]);

@@ -7,6 +7,7 @@ pub mod backends;
 pub mod checked_servers;
 pub mod clusters;
 pub mod datagrams;
+pub mod delay;
 pub mod events;
 pub mod http;
 pub mod metrics;
