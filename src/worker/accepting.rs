@@ -154,8 +154,10 @@ impl<K: Kernel> Worker<K> {
             if process_reservation == Reservation::Held {
                 self.process.release();
             }
+            // Another worker took the last place: this client waits for the next one.
             self.withdraw(listener, &admission);
-            self.refuse(listener, Refusal::Resources, incoming);
+            self.parked.push_front((listener, port, incoming));
+            self.pause_accepting();
             return;
         };
         self.kernel.attach(key, incoming);
