@@ -24,9 +24,12 @@ pub(super) fn reserve_with_warm(
     };
     let mut held = std::mem::take(&mut socket.reserved);
     if !held && shared.capacity.limit() != 0 {
-        // A reload has set a limit meanwhile.
-        shared.capacity.reserve_anyway();
-        held = true;
+        // A reload has set a limit meanwhile: it needs a place like any other.
+        match shared.capacity.reserve() {
+            Reservation::Full => return (Reservation::Full, None),
+            Reservation::Held => held = true,
+            Reservation::Unneeded => {}
+        }
     }
     let reservation = if held {
         Reservation::Held
