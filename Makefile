@@ -8,7 +8,14 @@ SERVERS := iperf3 postgresql postgresql-contrib redis-server redis-tools util-li
 # take turns by themselves.
 THREADS ?= 4
 
-.PHONY: run build test servers fmt lint units systems soak bench
+# libFuzzer: seconds for each codec, and the compiler's instrumentation, which any Rust has.
+FUZZ_SECONDS ?= 60
+FUZZ_FLAGS := -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+	-Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
+	-Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1
+FUZZ_HOST = $(shell rustc -vV | sed -n 's/^host: //p')
+
+.PHONY: run build test servers fmt lint units systems soak fuzz bench
 
 run:
 	$(CARGO) run --release -- demo
@@ -47,6 +54,18 @@ systems:
 # The long variants: minutes of silence, longer measurements, more seeds.
 soak:
 	ulimit -n "$$(ulimit -Hn)" && RINGWAY_SOAK=1 $(CARGO) test --no-fail-fast -- --test-threads=2 --nocapture
+
+# Each codec's corpus stays as it is; what is found new goes to target/fuzz, what breaks to fuzz/artifacts.
+fuzz:
+	cd fuzz && RUSTFLAGS="$(FUZZ_FLAGS)" $(CARGO) build --release --target $(FUZZ_HOST)
+	@mkdir -p fuzz/artifacts; \
+	for target in $$(ls fuzz/corpus); do \
+		mkdir -p target/fuzz/$$target; \
+		echo "fuzzing $$target for $(FUZZ_SECONDS) s"; \
+		RINGWAY_FUZZ_TARGET=$$target fuzz/target/$(FUZZ_HOST)/release/any -max_total_time=$(FUZZ_SECONDS) \
+			-max_len=40000 -timeout=10 -print_final_stats=1 -verbosity=0 -artifact_prefix=fuzz/artifacts/ \
+			target/fuzz/$$target fuzz/corpus/$$target || exit 1; \
+	done
 
 bench:
 	$(CARGO) bench
