@@ -304,7 +304,7 @@ fn a_configuration_that_nobody_confirms_goes_back_by_itself() {
     let addresses: Vec<_> = scene.servers.iter().map(|own| own.address).collect();
     let only_second = body(scene.address, "", &addresses[..1]);
     let stream = scene.open();
-    scene.ringway.rewrite(only_second.clone());
+    scene.ringway.rewrite(only_second);
     let text = scene.fine(&["reload", "--confirm", "2s"]);
     assert!(
         text.starts_with("backend pg/pg2 removed\nnot confirmed: "),

@@ -5,6 +5,9 @@ use ringway::wire::{mysql_login, mysql_server, postgres, postgres_login, postgre
 
 use super::cuts;
 
+/// Writes one message of a login.
+type Say<'a> = &'a dyn Fn(&mut Vec<u8>);
+
 /// Message after message, as a check reads them.
 pub fn postgres_server(bytes: &[u8]) {
     let verdict = postgres_server::read(bytes);
@@ -41,7 +44,7 @@ pub fn postgres_login(bytes: &[u8]) {
     let named = out.split(|&byte| byte == 0).filter(|word| !word.is_empty());
     assert!(named.count() <= 10, "a name became a parameter");
     let salt = *bytes.first_chunk().unwrap_or(b"salt");
-    let says: [&dyn Fn(&mut Vec<u8>); 6] = [
+    let says: [Say<'_>; 6] = [
         &|out| postgres_login::password(out, rest.as_bytes()),
         &|out| postgres_login::password_md5(out, user, rest.as_bytes(), salt),
         &|out| postgres_login::sasl_begin(out, user, rest.as_bytes()),

@@ -41,7 +41,7 @@ fn a_full_process_pauses_and_refuses_nobody() {
     let backend = Backend::named("a");
     let address = net::free_address();
     let ringway = Setup::new(single(address, backend.address))
-        .global(&format!(
+        .global(format!(
             "workers = 2\npin = \"off\"\nmax_sessions = {PLACES}\n"
         ))
         .start();
