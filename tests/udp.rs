@@ -80,6 +80,7 @@ fn end_of(ringway: &Ringway, end: &str) -> f64 {
 fn datagrams_of_every_size_come_back_as_they_went() {
     let echo = Echo::plain();
     let (ringway, front) = start(1, "", &[("a", echo.address)]);
+    assert_eq!(ringway.status()["listeners"][0]["protocol"], "udp");
     let socket = client(front);
     for size in [
         0, 1, 2, 63, 512, 1_200, 1_472, 1_473, 9_000, 40_000, 65_000, 65_507,

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::balance::{Service, TIERS_MAX};
 use crate::handoff::{
-    Backend, BackendShared, BreakerRules, Kept, Listener, Phase, Pool, Standing, Target,
+    Backend, BackendShared, BreakerRules, Kept, Listener, Phase, Pool, Protocol, Standing, Target,
 };
 use crate::ids::{BackendId, Clock, ConnectFailure, End, Nanos, Refusal};
 use crate::office::board::{Board, Reloads, View};
@@ -126,7 +126,10 @@ fn listener(view: &View, listener: &Listener) -> Value {
     json!({
         "name": listener.shared.name,
         "addresses": addresses,
-        "protocol": "tcp",
+        "protocol": match listener.protocol {
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+        },
         "pool": view.names.pool(listener.pool),
         "max_connections": listener.shared.capacity.limit(),
         "sessions": shards().map(|shard| shard.sessions_active.read()).sum::<u64>(),
