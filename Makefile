@@ -6,8 +6,8 @@ CARGO ?= cargo
 SERVERS := iperf3 postgresql postgresql-contrib redis-server redis-tools util-linux nginx nsd memcached iproute2 mariadb-server mariadb-client haproxy openssl prometheus unbound dnsperf systemd systemd-container chromium chromium-driver
 # Those that only the long variants drive.
 SOAK_SERVERS := patroni python3-etcd python3-psycopg2 etcd-server
-# Test programs run one after the other; inside one, this many tests at a time. Those that measure or load the machine
-# take turns by themselves.
+# So many test programs at a time, and in each so many tests. Those that measure or load the machine take turns by themselves.
+PROGRAMS ?= 2
 THREADS ?= 4
 
 # libFuzzer: seconds for each codec, and the compiler's instrumentation, which any Rust has.
@@ -51,7 +51,7 @@ units:
 
 # The built binary with real sockets, clients and servers, and the laws of the house.
 systems:
-	ulimit -n "$$(ulimit -Hn)" && $(CARGO) test --test '*' --no-fail-fast -- --test-threads=$(THREADS)
+	CARGO="$(CARGO)" PROGRAMS=$(PROGRAMS) THREADS=$(THREADS) .ci/systems
 
 # The long variants: minutes of silence, longer measurements, more seeds; then libFuzzer on every codec.
 soak: soaks fuzz

@@ -13,7 +13,7 @@ use std::process::{Command, Stdio};
 
 use support::backends::{Backend, echo, read_line};
 use support::ringway::{Setup, listener, pool};
-use support::servers::{Server, program, text_of};
+use support::servers::{Server, make_database, mariadb_install, program, text_of};
 use support::wait::{seconds, until};
 use support::{net, pattern};
 
@@ -112,8 +112,8 @@ fn mariadb() -> MariaDb {
     let data = folder.path().join("data");
     let user = Command::new("id").arg("-un").output().unwrap();
     let user = String::from_utf8(user.stdout).unwrap().trim().to_owned();
-    text_of(
-        Command::new(program("mariadb-install-db", "mariadb-server"))
+    make_database(
+        mariadb_install()
             .arg("--no-defaults")
             .arg(format!("--datadir={}", data.display()))
             .arg(format!("--user={user}"))

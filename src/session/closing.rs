@@ -7,7 +7,7 @@
 use crate::ids::{End, Interest, Nanos, Side};
 
 use super::event::{Action, Ticket};
-use super::rules::ASK_NS;
+use super::rules::{ASK_MOST_NS, ASK_NS};
 use super::tcp::{Desk, Operation, Phase, TcpSession};
 
 impl TcpSession {
@@ -42,7 +42,8 @@ impl TcpSession {
         }
         // No poll tells when the last byte is acknowledged: ask again, less and less often.
         let waited_ns = desk.now.since(self.phase_began);
-        self.ask_due = desk.now.after(ASK_NS + waited_ns / 4);
+        let pause_ns = (ASK_NS + waited_ns / 4).min(ASK_MOST_NS);
+        self.ask_due = desk.now.after(pause_ns);
         self.wake_by(self.ask_due);
         self.poll(side, Interest::HangUp, desk);
     }

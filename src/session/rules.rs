@@ -25,6 +25,8 @@ pub const FLUSH_NS: u64 = millis(1_000);
 
 /// Whether they were is asked first after this long, then ever less often.
 pub const ASK_NS: u64 = millis(1);
+/// And no less often than this: a session must not outlive the acknowledgement by more.
+pub const ASK_MOST_NS: u64 = millis(40);
 
 /// A side that is neither received from nor polled is watched for hang-up after this long: early enough to pass a reset
 /// on within a second, late enough that short sessions never pay for the watch.

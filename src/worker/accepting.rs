@@ -22,6 +22,10 @@ const TRANSFER_SLACK: u64 = 16;
 /// For so long nothing more is accepted once something has run out.
 const ACCEPT_PAUSE_NS: u64 = millis(10);
 
+/// Accepted clients that may wait for room: those that were on their way when accepting paused, and the queues of
+/// listeners that a reload took away.
+const PARKED_MAX: usize = 4_096;
+
 impl<K: Kernel> Worker<K> {
     pub(super) fn on_accepted(&mut self, socket: SocketId, incoming: Incoming) {
         let retiring = || self.retiring.iter().find(|local| local.socket.id == socket);
@@ -32,11 +36,20 @@ impl<K: Kernel> Worker<K> {
         let (listener, port) = (local.listener, port_of(local));
         if let Some(other) = self.less_loaded_worker() {
             self.give_away(other, listener, port, incoming);
-        } else if !self.parked.is_empty() || !self.has_room() {
+        } else {
+            self.let_in_or_park(listener, port, incoming);
+        }
+    }
+
+    /// Whoever finds no room, or others who wait for it, waits behind them.
+    fn let_in_or_park(&mut self, listener: ListenerId, port: u16, incoming: Incoming) {
+        if self.parked.is_empty() && self.has_room() {
+            self.let_in(listener, port, incoming);
+        } else if self.parked.len() >= PARKED_MAX {
+            self.refuse(listener, Refusal::Resources, incoming);
+        } else {
             self.parked.push_back((listener, port, incoming));
             self.pause_accepting();
-        } else {
-            self.let_in(listener, port, incoming);
         }
     }
 
@@ -120,6 +133,10 @@ impl<K: Kernel> Worker<K> {
 
     /// Admission: the limits in order, then a slot, then the session's first event.
     fn let_in(&mut self, listener: ListenerId, port: u16, incoming: Incoming) {
+        if self.all_must_be_closed() {
+            self.refuse(listener, Refusal::Shutdown, incoming);
+            return;
+        }
         let Some(local) = self.world.listener(listener) else {
             self.kernel.refuse(incoming);
             return;
@@ -267,7 +284,7 @@ impl<K: Kernel> Worker<K> {
                 self.hatch.counters.transfers_given.add(1);
             }
             // Its queue is full, so it is busier than it looks: keep the socket.
-            Err(transfer) => self.let_in(listener, port, transfer.socket.into()),
+            Err(transfer) => self.let_in_or_park(listener, port, transfer.socket.into()),
         }
     }
 
@@ -279,7 +296,7 @@ impl<K: Kernel> Worker<K> {
             self.hatch.counters.transfers_taken.add(1);
             self.world.keep_listener(&transfer);
             let listener = transfer.listener.id;
-            self.let_in(listener, transfer.port, Incoming::from(transfer.socket));
+            self.let_in_or_park(listener, transfer.port, Incoming::from(transfer.socket));
         }
     }
 
@@ -346,7 +363,7 @@ impl<K: Kernel> Worker<K> {
 
     fn serve_queue_and_close(&mut self, local: &LocalSocket) {
         while let Some(incoming) = self.kernel.accept_now(local.socket.id) {
-            self.let_in(local.listener, port_of(local), incoming);
+            self.let_in_or_park(local.listener, port_of(local), incoming);
         }
         self.kernel.close_listener(local.socket.id);
     }

@@ -100,6 +100,14 @@ impl<K: Kernel> Worker<K> {
         }
     }
 
+    /// The time to drain is over: a session that began now would only be cut.
+    pub(super) fn all_must_be_closed(&self) -> bool {
+        match self.world.phase {
+            Phase::Serving => false,
+            Phase::Draining { close_until, .. } => self.now >= close_until,
+        }
+    }
+
     /// The session has left the backend whose eviction may have ordered its end.
     pub(super) fn forget_eviction(&mut self, key: SessionKey) {
         if let Some(tenant) = self.slots.get_mut(key) {

@@ -95,6 +95,19 @@ impl Net {
         self.clients.insert(session, conn);
         self.check_listener(conn);
         self.check_source(conn);
+        self.check_turn(conn);
+    }
+
+    /// Who came to a socket first is let in first, even if it had to wait for room outside the kernel's queue.
+    fn check_turn(&self, conn: usize) {
+        let house = self.conns[conn].house;
+        let earlier = self.live.iter().copied().find(|&id| {
+            let other = &self.conns[id];
+            id < conn && other.is_client() && other.house == house && other.place == Place::Accepted
+        });
+        if let Some(earlier) = earlier.filter(|_| self.weather.workers == 1) {
+            self.fail(&format!("c{conn} is let in before c{earlier}"));
+        }
     }
 
     fn check_listener(&self, conn: usize) {

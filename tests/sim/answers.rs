@@ -128,8 +128,24 @@ impl FakeKernel {
             format!("<- c{id} {answer:?}")
         });
         self.note_fruit(stream, &answer);
+        self.note_activity(stream, &answer);
         self.note_pair(stream, name_of(&answer), is_about_sending(&answer));
         outcomes.push(Outcome::Stream(stream, answer));
+    }
+
+    /// What comes after a cancel is no activity that a session must count.
+    fn note_activity(&self, stream: StreamKey, answer: &Answer) {
+        let id = self.end(stream).conn;
+        let mut net = self.net_mut();
+        let moved = match answer {
+            Answer::Received(_) => !net.conns[id].unwanted,
+            Answer::Sent(_) => true,
+            Answer::SentShort(bytes, _) => *bytes > 0,
+            _ => false,
+        };
+        if moved {
+            net.conns[id].moved_at = net.now;
+        }
     }
 
     pub fn note_pair(&self, stream: StreamKey, event: &'static str, about_sending: bool) {

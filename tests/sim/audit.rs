@@ -62,7 +62,7 @@ impl Net {
     fn debt(&self, id: usize) -> Option<(Debt, u64)> {
         let conn = &self.conns[id];
         match (conn.side, conn.place) {
-            (Side::Client, Place::Queued) => self.debt_of_queue(conn),
+            (Side::Client, Place::Queued) => self.debt_of_queue(id, conn),
             (Side::Client, Place::Accepted) => {
                 let room = (0..self.weather.workers).all(|worker| self.has_room(worker));
                 room.then_some((Debt::Admission, 0))
@@ -84,12 +84,16 @@ impl Net {
             && !self.office().process.looks_full()
     }
 
-    fn debt_of_queue(&self, conn: &Conn) -> Option<(Debt, u64)> {
+    fn debt_of_queue(&self, at: usize, conn: &Conn) -> Option<(Debt, u64)> {
         let id = conn.house as u16;
         let office = self.office();
         let known = office.has_socket(id);
         let room = (0..self.weather.workers).all(|worker| self.has_room(worker));
-        (known && room).then_some((Debt::Accept, office.generation))
+        // Each of those before it that is taken is a payment.
+        let queues = (0..self.weather.workers).filter_map(|worker| self.queues.get(&(id, worker)));
+        let before = queues.filter_map(|queue| queue.iter().position(|&it| it == at));
+        let mark = office.generation << 32 | before.sum::<usize>() as u64;
+        (known && room).then_some((Debt::Accept, mark))
     }
 
     fn debt_of_session(&self, client: &Conn) -> Option<(Debt, u64)> {
@@ -245,10 +249,7 @@ impl Net {
             }
             End::WaitTimeout => record.wait_ns > 10 * MILLISECOND,
             End::ClientGone => client.is_dead() || client.fin,
-            // Bytes may come at the very moment, unseen.
-            End::Idle | End::HalfCloseTimeout => {
-                silent < MILLISECOND || silent + MILLISECOND > IDLE_LEAST_NS
-            }
+            End::Idle | End::HalfCloseTimeout => silent + MILLISECOND > IDLE_LEAST_NS,
             End::Lifetime => age > LIFETIME_LEAST_NS * 9 / 10,
             End::Drained | End::BackendDown => record.backend.is_some_and(|it| {
                 self.office().backends[it.index()]

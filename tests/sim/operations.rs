@@ -163,13 +163,8 @@ impl FakeKernel {
                 break;
             }
             let buffer = self.free.pop().expect("was just seen");
-            let moved_at = self.net().conns[conn].moved_at;
             let range = self.read(conn, u64::from(weather.buffer_bytes));
             let range = range.expect("there are bytes");
-            if self.net().conns[conn].unwanted {
-                // What comes after a cancel is no activity that a session must count.
-                self.net_mut().conns[conn].moved_at = moved_at;
-            }
             self.contents[usize::from(buffer)] = Some(range);
             parcels += 1;
             let last = self

@@ -241,6 +241,11 @@ impl FakeKernel {
     }
 
     fn note_move(&self, stream: StreamKey, moved: &Moved) {
+        if moved.filled + moved.drained > 0 {
+            let id = self.end(stream).conn;
+            let mut net = self.net_mut();
+            net.conns[id].moved_at = net.now;
+        }
         let source = match moved.source {
             Source::Untouched => ["drain-open", "drain-full", "drain-sink-broken"],
             Source::More => {

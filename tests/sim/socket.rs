@@ -92,6 +92,7 @@ pub struct Conn {
     pub leaving: bool,
     pub dropped: bool,
     pub began_at: u64,
+    /// When ringway last learned that bytes had moved.
     pub moved_at: u64,
     pub closed_at: u64,
     /// Grows with every change that could matter to ringway.

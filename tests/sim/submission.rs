@@ -191,10 +191,8 @@ impl FakeKernel {
             };
             net.hit(fault);
         }
-        let now = net.now;
         let target = &mut net.conns[conn];
         target.accepted += taken;
-        target.moved_at = now;
         target.stamp += u64::from(taken > 0);
         if target.peer.closed && taken > 0 {
             let wait = net.random.below(300_000);
@@ -208,7 +206,6 @@ impl FakeKernel {
     /// Takes up to `most` bytes out of a socket.
     pub fn read(&self, conn: usize, most: u64) -> Option<Range> {
         let mut net = self.net_mut();
-        let now = net.now;
         let source = &mut net.conns[conn];
         let bytes = source.waiting().min(most);
         if bytes == 0 {
@@ -220,7 +217,6 @@ impl FakeKernel {
             bytes: bytes as u32,
         };
         source.taken += bytes;
-        source.moved_at = now;
         source.stamp += 1;
         Some(range)
     }

@@ -78,7 +78,9 @@ impl Net {
             return;
         }
         let newcomer = self.conns[client].tried.is_empty() && !self.has_waited(client);
-        let calm = self.now.saturating_sub(pool.tiers_changed_at) > LATELY_NS;
+        // It may have been of another tier when the worker looked.
+        let changed_at = pool.tiers_changed_at.max(seat.changed_at);
+        let calm = self.now.saturating_sub(changed_at) > LATELY_NS;
         if service.serving >> seat.tier & 1 == 1 || !newcomer || !calm {
             return;
         }

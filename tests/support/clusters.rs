@@ -7,7 +7,9 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 
-use super::servers::{account, as_user, is_root, program, psql, spawn, text_of};
+use super::servers::{
+    account, as_user, is_root, make_database, mariadb_install, program, psql, spawn, text_of,
+};
 use super::wait::{seconds, until};
 use super::{net, process};
 
@@ -189,13 +191,13 @@ impl Maria {
             folder: folder_of(owner),
             child: None,
         };
-        let mut install = Command::new(program("mariadb-install-db", "mariadb-server"));
+        let mut install = mariadb_install();
         install.args(["--no-defaults", "--auth-root-authentication-method=normal"]);
         install.args(["--skip-test-db", "--skip-name-resolve"]);
         if owner.is_some() {
             install.arg("--user=mysql");
         }
-        text_of(install.arg(format!("--datadir={}", maria.data().display())));
+        make_database(install.arg(format!("--datadir={}", maria.data().display())));
         let first = maria.data().join("first.sql");
         // One statement a line.
         let app = "CREATE USER app@'%';\nGRANT ALL ON *.* TO app@'%';\n";

@@ -21,15 +21,21 @@ pub mod ringway;
 pub mod servers;
 pub mod wait;
 
-use std::sync::{Mutex, MutexGuard};
+use std::fs::File;
+use std::path::Path;
 
-static ALONE: Mutex<()> = Mutex::new(());
+/// Held by tests that measure or that load the machine, so that they do not disturb each other: of all test programs,
+/// since several run at once.
+pub fn alone() -> File {
+    one_at_a_time("alone")
+}
 
-/// Held by tests that measure or that load the machine, so that they do not disturb each other.
-pub fn alone() -> MutexGuard<'static, ()> {
-    ALONE
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
+/// Waits until nobody else, in this process or another, is at this; dropping the file lets the next one in.
+pub fn one_at_a_time(what: &str) -> File {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(what);
+    let lock = File::create(path).expect("the folder for tests' files");
+    lock.lock().expect("a lock on a file");
+    lock
 }
 
 /// Whether the long variants are wanted (`make soak`).

@@ -330,3 +330,14 @@ pub fn text_of(command: &mut Command) -> String {
     );
     stdout
 }
+
+/// The program that makes MariaDB's folder of data, for [`make_database`].
+pub fn mariadb_install() -> Command {
+    Command::new(program("mariadb-install-db", "mariadb-server"))
+}
+
+/// One at a time: side by side they have been seen to fail.
+pub fn make_database(install: &mut Command) {
+    let _turn = super::one_at_a_time("installing MariaDB");
+    text_of(install);
+}

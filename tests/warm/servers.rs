@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::support::ringway::Setup;
-use crate::support::servers::{Postgres, Redis, program, text_of};
+use crate::support::servers::{Postgres, Redis, make_database, mariadb_install, program};
 use crate::support::wait::{seconds, until};
 use crate::support::{net, process};
 use crate::{discards, handouts, text, wait_warm, warm_now};
@@ -31,19 +31,12 @@ impl MariaDb {
         let directory = tempfile::tempdir().expect("a folder for MariaDB");
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let data = directory.path().join("data");
-        let install = program("mariadb-install-db", "mariadb-server");
         let server = program("mariadbd", "mariadb-server");
-        let mut command = Command::new(install);
-        command.args(["--no-defaults", "--auth-root-authentication-method=normal"]);
-        command.arg("--user=mysql");
-        command.arg(format!("--datadir={}", data.display()));
-        // One at a time: side by side they have been seen to fail.
-        static INSTALLING: std::sync::Mutex<()> = std::sync::Mutex::new(());
-        let installing = INSTALLING
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        text_of(command.arg("--innodb-use-native-aio=0"));
-        drop(installing);
+        let mut install = mariadb_install();
+        install.args(["--no-defaults", "--auth-root-authentication-method=normal"]);
+        install.arg("--user=mysql");
+        install.arg(format!("--datadir={}", data.display()));
+        make_database(install.arg("--innodb-use-native-aio=0"));
         let owner = fs::metadata(&data).unwrap();
         let _ = chown(
             directory.path(),
