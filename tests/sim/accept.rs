@@ -103,7 +103,10 @@ impl Net {
         let house = self.conns[conn].house;
         let earlier = self.live.iter().copied().find(|&id| {
             let other = &self.conns[id];
-            id < conn && other.is_client() && other.house == house && other.place == Place::Accepted
+            id < conn
+                && other.side == Side::Client
+                && other.house == house
+                && other.place == Place::Accepted
         });
         if let Some(earlier) = earlier.filter(|_| self.weather.workers == 1) {
             self.fail(&format!("c{conn} is let in before c{earlier}"));
