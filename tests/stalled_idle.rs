@@ -186,7 +186,7 @@ fn clients_that_have_sent_their_end_cost_no_cpu() {
 }
 
 /// Less than a thousandth of a core over the whole time for the workers, whom stalled sessions could keep busy; office and
-/// prober look around whether there are sessions or not, which in this build must cost less than five thousandths.
+/// prober look around whether there are sessions or not, which in this build must cost less than three thousandths.
 fn assert_no_cpu(ringway: &Ringway) {
     let span = if support::soak() {
         seconds(30)
@@ -201,7 +201,7 @@ fn assert_no_cpu(ringway: &Ringway) {
         let workers = process::cpu_time_of(pid, "worker-") - before[0];
         let all = process::cpu_time(pid) - before[1];
         seen.push((workers, all));
-        if workers < span / 1_000 && all < span * 5 / 1_000 {
+        if workers < span / 1_000 && all < span * 3 / 1_000 {
             return;
         }
     }

@@ -12,6 +12,7 @@ use crate::sys::Doorbell;
 
 use super::access::AccessList;
 use super::asks::Asks;
+use super::bell::Bell;
 use super::cancels::{Cancelled, Cancels};
 use super::counters::Tally;
 use super::ejection::Notices;
@@ -22,7 +23,6 @@ use super::shared::ListenerShared;
 use super::snapshot::Snapshot;
 use super::sources::Sources;
 use super::waiters::Grant;
-use super::warm::WarmBell;
 
 const JOURNAL_RECORDS: usize = 8192;
 const TRANSFERS: usize = 1024;
@@ -143,7 +143,10 @@ pub struct Hatches {
     pub notices: Notices,
     /// What each client address has, over all workers.
     pub sources: Sources,
-    pub warm_bell: WarmBell,
+    /// A warm connection was taken, or wanted.
+    pub warm_bell: Bell,
+    /// A failure was counted against a backend.
+    pub failure_bell: Bell,
     pub cancels: Cancels,
 }
 
@@ -158,7 +161,8 @@ impl Hatches {
             workers,
             notices: Notices::default(),
             sources: Sources::default(),
-            warm_bell: WarmBell::new()?,
+            warm_bell: Bell::new()?,
+            failure_bell: Bell::new()?,
             cancels: Cancels::new()?,
         })
     }

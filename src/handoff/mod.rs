@@ -6,6 +6,7 @@
 
 mod access;
 mod asks;
+mod bell;
 mod breaker;
 mod breaker_rules;
 mod breaker_word;
@@ -60,6 +61,5 @@ pub use tiers::{TierMember, Tiers};
 pub use verdict::{Admin, Eviction, Health, Verdict};
 pub use waiters::{Grant, Ticket, Waiters, Wake};
 pub use warm::{
-    Condition as WarmCondition, Discard, Handout, WARM_MAX, WarmBell, WarmProfile, WarmSocket,
-    WarmStock,
+    Condition as WarmCondition, Discard, Handout, WARM_MAX, WarmProfile, WarmSocket, WarmStock,
 };

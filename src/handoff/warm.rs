@@ -10,7 +10,7 @@ use std::sync::{Arc, OnceLock};
 use crossbeam::queue::ArrayQueue;
 
 use crate::ids::Nanos;
-use crate::sys::{Doorbell, IdleSet, stream};
+use crate::sys::{IdleSet, stream};
 
 use super::counters::Tally;
 
@@ -303,34 +303,6 @@ impl WarmStock {
         queue.push(socket).inspect_err(|_| {
             self.idle.fetch_sub(1, Ordering::Relaxed);
         })
-    }
-}
-
-/// Tells the prober that a worker took a warm connection, or wanted one. Many rings before it looks cost one.
-#[derive(Debug)]
-pub struct WarmBell {
-    pub doorbell: Doorbell,
-    rung: AtomicBool,
-}
-
-impl WarmBell {
-    pub(super) fn new() -> std::io::Result<WarmBell> {
-        Ok(WarmBell {
-            doorbell: Doorbell::new()?,
-            rung: AtomicBool::new(false),
-        })
-    }
-
-    pub fn ring(&self) {
-        if !self.rung.swap(true, Ordering::AcqRel) {
-            self.doorbell.ring();
-        }
-    }
-
-    /// The prober is about to look at everything.
-    pub fn silence(&self) {
-        self.doorbell.silence();
-        self.rung.store(false, Ordering::Release);
     }
 }
 

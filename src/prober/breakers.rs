@@ -11,8 +11,10 @@ use crate::handoff::{
 };
 use crate::ids::{Nanos, millis};
 
-/// How often breakers are looked at, while there are any.
+/// How often breakers are looked at while one is not closed, or a failure is within its window.
 const BEAT_NS: u64 = millis(100);
+/// And in quiet times. The first failure ends them: whoever counts it rings.
+const QUIET_NS: u64 = millis(1_000);
 /// Looks after a publish, however idle: a worker may not have heard yet that there are no rules any more.
 const LAST_LOOKS: u32 = 50;
 /// Parts of a window; it moves on by one of them.
@@ -24,8 +26,10 @@ type Totals = (u64, u64);
 /// What was counted at the begin of each slice of the window, the oldest first.
 #[derive(Debug, Default)]
 struct Window {
-    marks: VecDeque<Totals>,
+    marks: VecDeque<(Nanos, Totals)>,
     next_at: Nanos,
+    /// At the last look.
+    seen: Option<Totals>,
 }
 
 impl Window {
@@ -33,20 +37,23 @@ impl Window {
     fn note(&mut self, totals: Totals, window_ns: u64, now: Nanos) -> Totals {
         if now >= self.next_at {
             self.next_at = now.after((window_ns / SLICES as u64).max(BEAT_NS));
-            if self.marks.len() == SLICES {
+            // As it was at the last look: the failure that has ended a quiet time belongs to the new slice.
+            let before = self.seen.unwrap_or(totals);
+            self.marks.push_back((now, before));
+            let over = |(at, _): &(Nanos, Totals)| now.since(*at) >= window_ns;
+            while self.marks.len() > SLICES || self.marks.front().is_some_and(over) {
                 self.marks.pop_front();
             }
-            self.marks.push_back(totals);
         }
-        let first = self.marks.front().copied().unwrap_or(totals);
+        self.seen = Some(totals);
+        let first = self.marks.front().map_or(totals, |(_, first)| *first);
         let since = |now: u64, then: u64| now.wrapping_sub(then);
         (since(totals.0, first.0), since(totals.1, first.1))
     }
 
     /// What was counted before says nothing any more.
     fn restart(&mut self) {
-        self.marks.clear();
-        self.next_at = Nanos::ZERO;
+        *self = Window::default();
     }
 }
 
@@ -56,12 +63,15 @@ struct Seat {
     window: Window,
     /// As it was at the last look.
     seen: BreakerState,
+    /// Failures within the window, then.
+    failures: u64,
 }
 
 impl Seat {
     fn new(backend: Arc<BackendShared>) -> Seat {
         Seat {
             seen: backend.verdict.breaker.state(),
+            failures: 0,
             backend,
             window: Window::default(),
         }
@@ -81,6 +91,7 @@ impl Seat {
     /// Whether too many of the window's attempts failed; then it begins anew.
     fn fails_too_often(&mut self, rules: &BreakerRules, now: Nanos) -> bool {
         let (attempts, failures) = self.window.note(self.totals(), rules.window_ns, now);
+        self.failures = failures;
         let percent = u64::from(rules.error_percent);
         if percent == 0 || attempts < u64::from(rules.volume) || failures * 100 < percent * attempts
         {
@@ -134,6 +145,8 @@ impl Breakers {
     /// Looks at every breaker. True if workers should look, too.
     pub fn look(&mut self, hatches: &Hatches, now: Nanos) -> bool {
         let mut stirred = false;
+        // First: what rings from now on may be after the look.
+        hatches.failure_bell.silence();
         for (pool, seats) in self.pools.iter().zip(&mut self.seats) {
             match &pool.breaker {
                 Some(rules) => look_at(pool, seats, rules, hatches, now),
@@ -145,13 +158,29 @@ impl Breakers {
         }
         self.looks_left = self.looks_left.saturating_sub(1);
         let no_rules = self.pools.iter().all(|pool| pool.breaker.is_none());
-        let idle = no_rules && self.looks_left == 0;
-        self.next_at = if idle {
-            Nanos::NEVER
-        } else {
-            now.after(BEAT_NS)
+        self.next_at = match (no_rules, self.looks_left, self.is_quiet()) {
+            (true, 0, _) => Nanos::NEVER,
+            (false, 0, true) => now.after(QUIET_NS),
+            _ => now.after(BEAT_NS),
         };
         stirred
+    }
+
+    /// Nothing has failed lately and nothing is ejected: only a failure can change that.
+    fn is_quiet(&self) -> bool {
+        let mut seats = self.seats.iter().flatten();
+        seats.all(|seat| seat.failures == 0 && seat.seen == BreakerState::Closed)
+    }
+
+    /// A failure may have ended a quiet time.
+    pub fn wake(&mut self, now: Nanos) {
+        self.next_at = self.next_at.min(now);
+    }
+
+    /// Whether the next look may be far away, so that a failure should be listened for.
+    #[must_use]
+    pub fn rests(&self, now: Nanos) -> bool {
+        self.next_at > now.after(BEAT_NS)
     }
 
     /// Backends of which a check is wanted, since too few clients have seen them fail.

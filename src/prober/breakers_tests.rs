@@ -330,3 +330,42 @@ fn an_early_reset_seen_by_too_few_asks_for_a_check_once() {
     assert!(Arc::ptr_eq(&wanted[0], bench.backend(1)));
     assert!(bench.breakers.take_wanted().is_empty());
 }
+
+#[test]
+fn it_rests_in_quiet_times_and_the_first_failure_ends_them() {
+    let mut bench = Bench::new(2);
+    bench.pass(10 * SECOND);
+    let next = |bench: &Bench| bench.breakers.due().since(bench.now);
+    assert!(next(&bench) > millis(100), "nothing happens");
+    assert!(bench.breakers.rests(bench.now));
+    // Work without failures wakes nobody.
+    bench.serve(0, 100);
+    bench.pass(QUIET_NS);
+    assert!(next(&bench) > millis(100));
+    // Half a second later one fails.
+    bench.now = bench.now.after(millis(500));
+    bench.fail(0, 1);
+    bench.breakers.wake(bench.now);
+    bench.look();
+    assert_eq!(next(&bench), millis(100));
+    assert!(!bench.breakers.rests(bench.now));
+    // As long as it is within the window, which moves on by a tenth, and then no more.
+    bench.pass(rules().window_ns / 10 * 9 - millis(200));
+    assert_eq!(next(&bench), millis(100));
+    bench.pass(2 * SECOND);
+    assert!(next(&bench) > millis(100));
+}
+
+#[test]
+fn a_failure_that_ends_a_quiet_time_counts_for_a_whole_window() {
+    let mut window = Window::default();
+    let (window_ns, at) = (SECOND, |ms: u64| START.after(millis(ms)));
+    assert_eq!(window.note((100, 0), window_ns, at(0)), (0, 0));
+    assert_eq!(window.note((200, 0), window_ns, at(1_000)).1, 0);
+    // It failed just now, a second after the last look.
+    assert_eq!(window.note((201, 1), window_ns, at(2_000)).1, 1);
+    for ms in (2_100..3_000).step_by(100) {
+        assert_eq!(window.note((201, 1), window_ns, at(ms)).1, 1, "at {ms} ms");
+    }
+    assert_eq!(window.note((201, 1), window_ns, at(3_100)).1, 0);
+}

@@ -136,8 +136,10 @@ impl OneshotOutputTransform for PollAnswer {
     fn transform_oneshot_output(self, (): (), _answer: cqueue::Entry) {}
 }
 
+pub type Readable = InFlightOneshot<(), PollAnswer>;
+
 /// Is answered once `descriptor` is readable, or when it is cancelled. The caller keeps it open until then.
-pub fn readable(descriptor: RawFd) -> InFlightOneshot<(), PollAnswer> {
+pub fn readable(descriptor: RawFd) -> Readable {
     let events = libc::POLLIN.unsigned_abs().into();
     let entry = opcode::PollAdd::new(Fd(descriptor), events).build();
     UnsubmittedOneshot::new((), PollAnswer, entry).submit()

@@ -1,6 +1,7 @@
 //! The prober's only loop: takes the newest set of targets, starts what is due, listens to what checks found, sleeps.
 //! Decisions are the roster's; this carries between it, the ring and the office.
 
+use std::os::fd::{AsFd, AsRawFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -47,6 +48,9 @@ pub struct Desk {
 /// A finding, with the check it belongs to, what that leaves for the next one, and the moment it was made.
 type Found = (Ticket, Finding, Kept, Nanos);
 
+/// The answer to come once the bell of failures has rung.
+type Failing = ring::Readable;
+
 pub struct Watch {
     pub roster: Roster,
     pub breakers: Breakers,
@@ -64,6 +68,8 @@ pub struct Watch {
 impl Watch {
     /// Runs until the desk says stop.
     pub async fn run(mut self) {
+        let bell = self.hatches.failure_bell.doorbell.as_fd().as_raw_fd();
+        let mut failing = ring::readable(bell);
         while !self.desk.stop.load(Ordering::Acquire) {
             let now = self.clock.now();
             self.stall.look(now);
@@ -71,9 +77,11 @@ impl Watch {
             self.move_breakers(now);
             self.start_due(now);
             self.deliver();
-            self.sleep().await;
+            if self.sleep(&mut failing).await {
+                failing = ring::readable(bell);
+            }
         }
-        self.end_checks().await;
+        self.end_checks(failing).await;
     }
 
     fn take_targets(&mut self, now: Nanos) {
@@ -138,8 +146,9 @@ impl Watch {
         }
     }
 
-    /// Sleeps until something is due, a check ended or the office has news, and takes in what was found.
-    async fn sleep(&mut self) {
+    /// Sleeps until something is due, a check ended, the office has news or, in quiet times, a failure was counted, and
+    /// takes in what was found. True if `failing` has had its answer.
+    async fn sleep(&mut self, failing: &mut Failing) -> bool {
         let now = self.clock.now();
         let due = if self.checks.len() < IN_FLIGHT_MAX {
             self.roster.next_due().unwrap_or(Nanos::NEVER)
@@ -159,8 +168,13 @@ impl Watch {
         self.stall.sleep_until(wake);
         // A sleeper without a plan looks up once an hour: tokio's clock does not reach as far as ours.
         let pause = Duration::from_nanos(wake.since(now)).min(Duration::from_secs(3_600));
+        let mut failed = false;
         let found = tokio::select! {
             () = self.desk.news.notified() => None,
+            _ = failing, if self.breakers.rests(now) => {
+                failed = true;
+                None
+            }
             Some(found) = self.checks.join_next() => found.ok(),
             () = tokio::time::sleep_until(Instant::now() + pause) => None,
         };
@@ -169,10 +183,14 @@ impl Watch {
         if late_ns > 0 {
             self.roster.stood_still(now, late_ns);
         }
+        if failed {
+            self.breakers.wake(now);
+        }
         self.hear(found);
         while let Some(found) = self.checks.try_join_next() {
             self.hear(found.ok());
         }
+        failed
     }
 
     fn hear(&mut self, found: Option<Found>) {
@@ -182,7 +200,7 @@ impl Watch {
     }
 
     /// Cancels what is in flight and waits for the answers, so that no operation outlives the ring.
-    async fn end_checks(&mut self) {
+    async fn end_checks(&mut self, failing: Failing) {
         let answers = async {
             while !self.checks.is_empty() {
                 // Again and again: a task that had not begun yet submits its connect after a cancel.
@@ -190,6 +208,8 @@ impl Watch {
                 let one = self.checks.join_next();
                 let _ = tokio::time::timeout(Duration::from_millis(10), one).await;
             }
+            let _ = ring::cancel_all().await;
+            let _ = failing.await;
         };
         let _ = tokio::time::timeout(LAST_ANSWERS, answers).await;
     }

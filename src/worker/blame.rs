@@ -86,6 +86,7 @@ impl<K: Kernel> Worker<K> {
         }
         let counters = suspect.backend.of(self.world.worker);
         counters.connect_faults.add(1);
+        self.hatches.failure_bell.ring();
         let (breaker, rules) = (&suspect.backend.verdict.breaker, &suspect.rules);
         let was = suspect.backend.verdict.health();
         if let Some(trial) = tenant.trial.take() {
@@ -134,6 +135,7 @@ impl<K: Kernel> Worker<K> {
         } else {
             let faults = breaker.errors_of_reset(number, now, rules);
             counters.reset_faults.add(faults);
+            self.hatches.failure_bell.ring();
             let call = breaker.reset_early(number, rules);
             self.obey_breaker(&suspect.pool, rules, call);
         }

@@ -29,6 +29,7 @@ impl<K: Kernel> Worker<K> {
             return;
         };
         backend.of(self.world.worker).connect_faults.add(1);
+        self.hatches.failure_bell.ring();
         let was = backend.verdict.health();
         let breaker = &backend.verdict.breaker;
         if let Some(trial) = trial {
