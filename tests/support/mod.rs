@@ -19,24 +19,10 @@ pub mod pattern;
 pub mod process;
 pub mod ringway;
 pub mod servers;
+pub mod turns;
 pub mod wait;
 
-use std::fs::File;
-use std::path::Path;
-
-/// Held by tests that measure or that load the machine, so that they do not disturb each other: of all test programs,
-/// since several run at once.
-pub fn alone() -> File {
-    one_at_a_time("alone")
-}
-
-/// Waits until nobody else, in this process or another, is at this; dropping the file lets the next one in.
-pub fn one_at_a_time(what: &str) -> File {
-    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(what);
-    let lock = File::create(path).expect("the folder for tests' files");
-    lock.lock().expect("a lock on a file");
-    lock
-}
+pub use turns::{alone, one_at_a_time};
 
 /// Whether the long variants are wanted (`make soak`).
 pub fn soak() -> bool {

@@ -24,7 +24,7 @@ fn again(test: &str) -> Command {
     command
         .arg(program)
         .args(["--exact", test, "--nocapture", "--include-ignored"]);
-    command.env(INSIDE, test);
+    command.env(INSIDE, test).envs(super::turns::environment());
     command
 }
 
