@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 # Real servers that the system tests drive, from Debian's packages.
-SERVERS := iperf3 postgresql postgresql-contrib redis-server redis-tools util-linux nginx nsd memcached iproute2 mariadb-server mariadb-client haproxy openssl prometheus unbound dnsperf systemd systemd-container chromium chromium-driver
+SERVERS := iperf3 postgresql postgresql-contrib redis-server redis-tools util-linux nginx nsd memcached iproute2 mariadb-server mariadb-client haproxy openssl prometheus unbound dnsperf systemd systemd-container man-db chromium chromium-driver
 # Those that only the long variants drive.
 SOAK_SERVERS := patroni python3-etcd python3-psycopg2 etcd-server
 # So many test programs at a time, and in each so many tests. Those that measure or load the machine take turns by themselves.
@@ -17,7 +17,7 @@ FUZZ_FLAGS := -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
 	-Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1
 FUZZ_HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 
-.PHONY: run build test servers soak-servers fmt lint units systems soak soaks fuzz bench deb
+.PHONY: run build test servers soak-servers tools fmt lint units systems soak soaks fuzz bench deb package
 
 run:
 	$(CARGO) run --release -- demo
@@ -25,7 +25,7 @@ run:
 build:
 	$(CARGO) build --release
 
-test: servers fmt lint units systems
+test: servers tools fmt lint units systems
 
 servers soak-servers:
 	@missing=(); \
@@ -74,6 +74,20 @@ fuzz:
 bench:
 	$(CARGO) bench
 
-# A Debian package in target/.
-deb: build
-	packaging/deb.sh target/release/ringway target
+# A Debian package, in target/debian if nothing else is said. The program tells its own manual and completions.
+DEB_PROGRAM ?= target/release/ringway
+DEB_PROFILE ?= release
+DEB_INTO ?= target/debian
+DEB_OPTIONS ?=
+
+deb: tools build package
+
+package:
+	@mkdir -p target/deb
+	@$(DEB_PROGRAM) man > target/deb/ringway.1
+	@for shell in bash zsh fish; do $(DEB_PROGRAM) completions $$shell > target/deb/ringway.$$shell || exit 1; done
+	$(CARGO) deb --quiet --no-build --no-dbgsym --profile $(DEB_PROFILE) --output $(DEB_INTO) $(DEB_OPTIONS)
+
+# What cargo does not bring itself.
+tools:
+	@$(CARGO) deb --version > /dev/null 2>&1 || $(CARGO) install --locked --debug cargo-deb

@@ -38,8 +38,12 @@ reopen logs
 config.toml
 the configuration, in the working directory, if \-c names no other
 .TP
+/etc/ringway/config.toml
+that of the installed service
+.TP
 admin.sock
-the admin socket in $RUNTIME_DIRECTORY or $XDG_RUNTIME_DIR/ringway, if the configuration names no other
+the admin socket in $RUNTIME_DIRECTORY (of the installed service: /run/ringway) or $XDG_RUNTIME_DIR/ringway, if the
+configuration names no other
 .TP
 operator.json
 what operators changed at run time: in $STATE_DIRECTORY, else beside the admin socket as admin.sock.operator.json

@@ -10,6 +10,7 @@ pub mod clusters;
 pub mod datagrams;
 pub mod delay;
 pub mod events;
+pub mod frozen;
 pub mod http;
 pub mod metrics;
 pub mod namespace;

@@ -80,6 +80,17 @@ pub fn resident_kib(pid: u32) -> u64 {
     field(pid, "VmRSS:")
 }
 
+/// What each thread of a process is doing, as the kernel's letter: `R` runs, `S` sleeps, `T` is stopped, and so on.
+pub fn states(pid: u32) -> Vec<char> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("threads of a process");
+    let letters = tasks.flatten().filter_map(|task| {
+        let stat = fs::read_to_string(task.path().join("stat")).ok()?;
+        // Behind the name, which may hold anything.
+        stat.rsplit_once(") ")?.1.chars().next()
+    });
+    letters.collect()
+}
+
 pub fn threads(pid: u32) -> u64 {
     field(pid, "Threads:")
 }
