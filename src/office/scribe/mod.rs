@@ -127,6 +127,7 @@ impl Desk {
             match inbox.recv_timeout(pause) {
                 Ok(Order::Write(place, format)) => {
                     self.empty_journals();
+                    self.flush();
                     self.format = format;
                     if place != *self.sink.place() {
                         let (sink, opened) = Sink::open(place);
@@ -207,16 +208,13 @@ impl Desk {
         if self.lines.is_empty() {
             return;
         }
-        let written = self.sink.write(&self.lines);
-        let count = if written.is_ok() {
-            &self.board.log_lines
-        } else {
-            &self.board.log_lost
-        };
-        count.fetch_add(self.lines_held, Ordering::Relaxed);
+        let (written, outcome) = self.sink.write(&self.lines);
+        let lost = self.lines_held.saturating_sub(written);
+        self.board.log_lines.fetch_add(written, Ordering::Relaxed);
+        self.board.log_lost.fetch_add(lost, Ordering::Relaxed);
         self.lines.clear();
         self.lines_held = 0;
-        self.note(written);
+        self.note(outcome);
     }
 
     /// Says an error of the log's file, at most once a minute.

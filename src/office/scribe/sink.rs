@@ -1,8 +1,9 @@
-//! Where access-log lines go: standard output, standard error or a file that can be opened again after a rotation.
-//! Nothing here may stop the process: an error is counted by the caller and said once a minute.
+//! Where access-log lines go: standard output, standard error, the journal or a file that can be opened again after a
+//! rotation. Nothing here may stop the process: an error is counted by the caller and said once a minute.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, ErrorKind, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 
 use crate::office::journald::{self, Entry, Journald};
@@ -51,58 +52,80 @@ impl Sink {
     /// # Errors
     /// The kernel's.
     pub fn reopen(&mut self) -> io::Result<()> {
-        if let Place::File(path) = &self.place {
-            let file = OpenOptions::new().append(true).create(true).open(path)?;
-            self.file = Some(file);
-            self.torn = false;
+        let own = |stream: BorrowedFd<'_>| stream.try_clone_to_owned().map(File::from);
+        match &self.place {
+            Place::Off | Place::Journal => return Ok(()),
+            // The library's own streams buffer, and then nobody knows which lines arrived.
+            Place::Stdout | Place::Stderr if self.file.is_some() => return Ok(()),
+            Place::Stdout => self.file = Some(own(io::stdout().as_fd())?),
+            Place::Stderr => self.file = Some(own(io::stderr().as_fd())?),
+            Place::File(path) => {
+                let file = OpenOptions::new().append(true).create(true).open(path)?;
+                self.file = Some(file);
+                self.torn = false;
+            }
         }
         Ok(())
     }
 
-    /// Writes whole lines.
-    ///
-    /// # Errors
-    /// The kernel's; how much was written is unknown then.
-    pub fn write(&mut self, lines: &str) -> io::Result<()> {
-        if self.file.is_none() && matches!(self.place, Place::File(_)) {
-            self.reopen()?;
+    /// Writes whole lines; how many of them are written, and what kept it from the others.
+    pub fn write(&mut self, lines: &str) -> (u64, io::Result<()>) {
+        if self.place == Place::Off {
+            return (0, Ok(()));
         }
         if self.place == Place::Journal {
             return self.enter(lines);
         }
-        if self.torn {
-            self.put(b"\n")?;
+        if self.file.is_none()
+            && let Err(error) = self.reopen()
+        {
+            return (0, Err(error));
         }
-        self.torn = true;
-        self.put(lines.as_bytes())?;
-        self.torn = false;
-        Ok(())
+        if self.torn {
+            let (_, ended) = self.put(b"\n");
+            if ended.is_err() {
+                return (0, ended);
+            }
+        }
+        let (count, outcome) = self.put(lines.as_bytes());
+        let written = &lines.as_bytes()[..count];
+        self.torn = written.last().map_or(self.torn, |last| *last != b'\n');
+        let whole = written.iter().filter(|byte| **byte == b'\n').count();
+        (whole as u64, outcome)
     }
 
     /// Each line becomes an entry, and each `key=value` in it a field that `journalctl` can ask for.
-    fn enter(&mut self, lines: &str) -> io::Result<()> {
+    fn enter(&mut self, lines: &str) -> (u64, io::Result<()>) {
+        let (mut count, mut outcome) = (0, Ok(()));
         for line in lines.lines() {
             let mut entry = Entry::new(journald::priority(log::Level::Info), line);
             // No value that sessions bring has a space in it, and JSON has no such pairs.
             for (key, value) in line.split(' ').filter_map(|pair| pair.split_once('=')) {
                 entry.field(&format!("RINGWAY_{}", key.to_ascii_uppercase()), value);
             }
-            self.journal.send(&entry.into_bytes())?;
+            match self.journal.send(&entry.into_bytes()) {
+                Ok(()) => count += 1,
+                Err(error) => outcome = Err(error),
+            }
         }
-        Ok(())
+        (count, outcome)
     }
 
-    fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
-        match (&self.place, &mut self.file) {
-            (Place::Off | Place::Journal, _) => Ok(()),
-            (Place::Stdout, _) => {
-                let mut stdout = io::stdout().lock();
-                stdout.write_all(bytes).and_then(|()| stdout.flush())
+    /// Writes as much as can be written, and says how much that was.
+    fn put(&mut self, bytes: &[u8]) -> (usize, io::Result<()>) {
+        let Some(file) = &mut self.file else {
+            return (0, Err(io::Error::other("the file is not open")));
+        };
+        let mut count = 0;
+        while count < bytes.len() {
+            match file.write(&bytes[count..]) {
+                Ok(0) => return (count, Err(ErrorKind::WriteZero.into())),
+                Ok(more) => count += more,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return (count, Err(error)),
             }
-            (Place::Stderr, _) => io::stderr().lock().write_all(bytes),
-            (Place::File(_), Some(file)) => file.write_all(bytes),
-            (Place::File(_), None) => Err(io::Error::other("the file is not open")),
         }
+        (count, Ok(()))
     }
 }
 
@@ -116,12 +139,12 @@ mod tests {
         let path = folder.path().join("access.log");
         let (mut sink, opened) = Sink::open(Place::File(path.clone()));
         opened.unwrap();
-        sink.write("one\n").unwrap();
+        assert_eq!(sink.write("one\n").0, 1);
         let moved = folder.path().join("access.log.1");
         std::fs::rename(&path, &moved).unwrap();
-        sink.write("two\n").unwrap();
+        assert_eq!(sink.write("two\n").0, 1);
         sink.reopen().unwrap();
-        sink.write("three\n").unwrap();
+        assert_eq!(sink.write("three\n").0, 1);
         assert_eq!(std::fs::read_to_string(moved).unwrap(), "one\ntwo\n");
         assert_eq!(std::fs::read_to_string(path).unwrap(), "three\n");
     }
@@ -132,9 +155,10 @@ mod tests {
         let path = folder.path().join("later/access.log");
         let (mut sink, opened) = Sink::open(Place::File(path.clone()));
         assert!(opened.is_err());
-        assert!(sink.write("lost\n").is_err());
+        let (written, outcome) = sink.write("lost\n");
+        assert!(written == 0 && outcome.is_err());
         std::fs::create_dir(folder.path().join("later")).unwrap();
-        sink.write("kept\n").unwrap();
+        assert_eq!(sink.write("kept\n").0, 1);
         assert_eq!(std::fs::read_to_string(path).unwrap(), "kept\n");
     }
 }
