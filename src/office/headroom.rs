@@ -1,5 +1,6 @@
-//! What is left of the resources that the budget counted at start, every fifteen seconds, since an idle process must stay
-//! idle: for the metric, and for a line a minute before local ports or descriptors run out. What cannot be read is left out.
+//! What is left of the resources that the budget counted at start: for the metric, and for a line a minute before local
+//! ports or descriptors run out. Looked at every second while sessions come and go, every fifteen else, since an idle
+//! process must stay idle. What cannot be read is left out.
 
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,7 @@ use super::Office;
 /// Below this share it is worth a line.
 const LOW: f64 = 0.1;
 const COMPLAIN: Duration = Duration::from_secs(60);
+/// While nothing changes; who calls does so once a second.
 const LOOK_EVERY: Duration = Duration::from_secs(15);
 const PAGE_BYTES: f64 = 4096.0;
 
@@ -19,6 +21,8 @@ const PAGE_BYTES: f64 = 4096.0;
 pub struct Headroom {
     complained: Option<Instant>,
     looked: Option<Instant>,
+    /// Sessions and flows at the last look.
+    sessions: u32,
 }
 
 /// The share that is left when `used` of `most` is gone.
@@ -32,10 +36,12 @@ fn left(used: f64, most: f64) -> f64 {
 impl Office {
     pub(super) fn look_at_headroom(&mut self) {
         let looked = self.headroom.looked.map(|moment| moment.elapsed());
-        if looked.is_some_and(|since| since < LOOK_EVERY) {
+        let sessions = self.board.process.used();
+        if sessions == self.headroom.sessions && looked.is_some_and(|since| since < LOOK_EVERY) {
             return;
         }
         self.headroom.looked = Some(Instant::now());
+        self.headroom.sessions = sessions;
         let mut found: Vec<(&'static str, f64)> = Vec::with_capacity(5);
         let mut alarms: Vec<String> = Vec::new();
         let process = &self.board.process;
