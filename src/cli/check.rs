@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::path::Path;
+use std::process::Command;
 
 use super::{Ending, out};
 use crate::config::{HealthPlan, ListenerPlan, Plan, breaker, duration_text, tiers, warm, worst};
@@ -10,7 +11,10 @@ use crate::office;
 pub(super) fn check(file: &Path, defaults: bool) -> Result<(), Ending> {
     let plan = crate::config::load(file)?;
     let mut text = String::new();
-    let budget = office::survey(&plan)?;
+    let mut budget = office::survey(&plan)?;
+    if let Some(stored) = installed_store() {
+        budget.hold_against_store(stored);
+    }
     let workers = office::workers_of(&plan.global);
     let _ = describe(&mut text, &plan, workers);
     let _ = writeln!(text, "\nbudget\n{}", indented(&budget.to_string()));
@@ -40,6 +44,26 @@ pub(super) fn check(file: &Path, defaults: bool) -> Result<(), Ending> {
         });
     }
     Ok(())
+}
+
+/// How many descriptors systemd would keep for the unit that is installed here, if one is.
+fn installed_store() -> Option<u64> {
+    let asked = ["LoadState", "FileDescriptorStoreMax"];
+    let done = Command::new("systemctl")
+        .args(["show", "ringway.service"])
+        .args(asked.map(|property| format!("--property={property}")))
+        .output()
+        .ok()?;
+    store_of(&String::from_utf8_lossy(&done.stdout))
+}
+
+fn store_of(shown: &str) -> Option<u64> {
+    let value = |key: &str| {
+        let mut lines = shown.lines();
+        lines.find_map(|line| line.strip_prefix(key)?.strip_prefix('='))
+    };
+    (value("LoadState") == Some("loaded")).then_some(())?;
+    value("FileDescriptorStoreMax")?.parse().ok()
 }
 
 /// The plan in words, as the head of a file that has it in full.
@@ -130,4 +154,17 @@ fn limits(listener: &ListenerPlan) -> String {
     say(networks("allow", limits.allow.len()));
     say(networks("deny", limits.deny.len()));
     said.iter().map(|what| format!(", {what}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_installed_unit_has_a_store() {
+        let shown = |state: &str| format!("FileDescriptorStoreMax=4096\nLoadState={state}\n");
+        assert_eq!(store_of(&shown("loaded")), Some(4096));
+        assert_eq!(store_of(&shown("not-found")), None);
+        assert_eq!(store_of(""), None);
+    }
 }

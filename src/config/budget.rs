@@ -46,6 +46,8 @@ pub struct Machine {
     pub pipe_pages: Option<u64>,
     /// First and last of net.ipv4.ip_local_port_range.
     pub local_ports: (u16, u16),
+    /// Descriptors that the service manager keeps for this service; `None`: there is none, or it does not say.
+    pub stored: Option<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +55,8 @@ pub struct Budget {
     pub sessions_max: u32,
     pub decided_by: DecidedBy,
     pub rows: Vec<Row>,
+    /// Listening sockets of all workers: what the service manager is to keep over a crash.
+    pub listening: u64,
     /// One for each backend that is reached over the network.
     pub ports: Vec<PortRoom>,
 }
@@ -81,6 +85,8 @@ pub enum Resource {
     Memory,
     LockedMemory,
     Pipes,
+    /// The service manager's descriptor store.
+    Store,
 }
 
 /// Local ports towards one backend: each connection takes one.
@@ -131,27 +137,36 @@ pub fn budget(plan: &Plan, machine: &Machine) -> Budget {
         },
     ];
     let pools = plan.pools.iter();
-    Budget {
+    let listening = listening_sockets(plan, machine.workers);
+    let mut budget = Budget {
         sessions_max,
         decided_by,
         rows,
+        listening,
         ports: pools
             .flat_map(|pool| port_rooms(pool, sessions, machine.local_ports))
             .collect(),
+    };
+    if let Some(stored) = machine.stored {
+        budget.hold_against_store(stored);
     }
+    budget
 }
 
-/// Listening sockets (one per address and worker, unix sockets one for all), pipes, a check in flight for each backend,
-/// warm connections, and what the process needs anyway.
+/// One per address and worker, of a unix socket one for all.
+fn listening_sockets(plan: &Plan, workers: u16) -> u64 {
+    let binds = plan.listeners.iter().flat_map(|listener| &listener.binds);
+    let of_one = binds.map(|bind| match bind {
+        Address::Inet(_) => u64::from(workers),
+        Address::Unix(_) => 1,
+    });
+    of_one.sum()
+}
+
+/// Listening sockets, pipes, a check in flight for each backend, warm connections, and what the process needs anyway.
 fn descriptors_without_sessions(plan: &Plan, machine: &Machine) -> u64 {
     let workers = u64::from(machine.workers);
-    let binds = plan.listeners.iter().flat_map(|listener| &listener.binds);
-    let listening: u64 = binds
-        .map(|bind| match bind {
-            Address::Inet(_) => workers,
-            Address::Unix(_) => 1,
-        })
-        .sum();
+    let listening = listening_sockets(plan, machine.workers);
     let backends: usize = plan.pools.iter().map(|pool| pool.backends.len()).sum();
     let warm: u64 = plan.pools.iter().map(warm_connections).sum();
     DESCRIPTORS_OF_PROCESS
@@ -238,14 +253,38 @@ fn source_addresses(pool: &PoolPlan, backend: &BackendAddress) -> u64 {
 }
 
 impl Budget {
+    /// Adds the service manager's store, which holds so many descriptors.
+    pub fn hold_against_store(&mut self, stored: u64) {
+        self.rows.push(Row {
+            resource: Resource::Store,
+            needed: self.listening,
+            available: Some(stored),
+        });
+    }
+
+    fn short_of(&self, resource: Resource) -> Option<&Row> {
+        let mut rows = self.rows.iter();
+        rows.find(|row| row.resource == resource && row.is_short())
+    }
+
+    /// All of it in one line, of local ports only the backend that has the least.
+    #[must_use]
+    pub fn line(&self) -> String {
+        let rows = self.rows.iter().map(ToString::to_string);
+        let least = self.ports.iter();
+        let least = least.min_by_key(|room| room.available.saturating_sub(room.needed));
+        let all: Vec<String> = rows.chain(least.map(ToString::to_string)).collect();
+        all.join("; ")
+    }
+
     /// One sentence with its remedy for each resource that does not suffice; a process must not start then.
     #[must_use]
     pub fn shortages(&self) -> Vec<String> {
-        // Small pipes only slow streams down.
+        // Small pipes only slow streams down, and what is not stored is missed after a crash only.
         let rows = self
             .rows
             .iter()
-            .filter(|row| row.resource != Resource::Pipes);
+            .filter(|row| !matches!(row.resource, Resource::Pipes | Resource::Store));
         let short = rows.filter(|row| row.is_short());
         short
             .map(|row| {
@@ -257,21 +296,22 @@ impl Budget {
                     (Resource::Memory, _) => "lower global.max_sessions or allow more memory",
                     (Resource::LockedMemory, _) => "raise LimitMEMLOCK= in the unit (ulimit -l in a shell)",
                     (Resource::Pipes, _) => "raise fs.pipe-user-pages-soft",
+                    (Resource::Store, _) => "raise FileDescriptorStoreMax= in the unit",
                 };
                 format!("{row}: {remedy}")
             })
             .collect()
     }
 
-    /// One sentence for each backend whose local ports end before the sessions do, and one for pipes: no reason not to
-    /// start.
+    /// One sentence for each backend whose local ports end before the sessions do, one for pipes and one for the descriptor
+    /// store: no reason not to start.
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
-        let pipes = self
-            .rows
-            .iter()
-            .filter(|row| row.resource == Resource::Pipes && row.is_short());
-        let pipes = pipes.map(|row| {
+        let store = self.short_of(Resource::Store).map(|row| {
+            format!("{row}: a crash would lose the clients in the queues of the others; FileDescriptorStoreMax={} in the unit keeps all",
+                row.needed)
+        });
+        let pipes = self.short_of(Resource::Pipes).map(|row| {
             format!(
                 "{row}: when many streams flow at once, some get a small pipe; sysctl fs.pipe-user-pages-soft={} has room for all",
                 row.needed / PAGE_BYTES
@@ -289,7 +329,7 @@ impl Budget {
                     room.pool, room.backend, room.needed, room.available
                 )
             });
-        pipes.chain(ports).collect()
+        store.into_iter().chain(pipes).chain(ports).collect()
     }
 }
 
@@ -300,6 +340,7 @@ impl fmt::Display for Resource {
             Resource::Memory => "memory",
             Resource::LockedMemory => "locked memory",
             Resource::Pipes => "pipes",
+            Resource::Store => "the service manager's descriptor store",
         })
     }
 }
@@ -318,7 +359,7 @@ impl fmt::Display for DecidedBy {
 impl fmt::Display for Row {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let amount = |count: u64| match self.resource {
-            Resource::Descriptors => count.to_string(),
+            Resource::Descriptors | Resource::Store => count.to_string(),
             Resource::Memory | Resource::LockedMemory | Resource::Pipes => size_text(count),
         };
         let available = self.available.map_or_else(
@@ -346,13 +387,19 @@ impl fmt::Display for Budget {
             writeln!(out, "{row}")?;
         }
         for room in &self.ports {
-            writeln!(
-                out,
-                "local ports towards {}/{}: {} needed at most, {} available",
-                room.pool, room.backend, room.needed, room.available
-            )?;
+            writeln!(out, "{room}")?;
         }
         Ok(())
+    }
+}
+
+impl fmt::Display for PortRoom {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            out,
+            "local ports towards {}/{}: {} needed at most, {} available",
+            self.pool, self.backend, self.needed, self.available
+        )
     }
 }
 

@@ -16,7 +16,40 @@ fn machine(descriptors: u64) -> Machine {
         pipe_bytes: 512 * 1024,
         pipe_pages: None,
         local_ports: (32_768, 60_999),
+        stored: None,
     }
+}
+
+#[test]
+fn sockets_that_the_service_manager_does_not_keep_are_a_warning() {
+    let plan = plan("max_sessions = 10", "");
+    let stored = |stored| {
+        let machine = Machine {
+            stored,
+            ..machine(20_000)
+        };
+        budget(&plan, &machine).warnings()
+    };
+    // Two workers with ten ports each, and one unix socket.
+    assert!(stored(None).is_empty());
+    assert!(stored(Some(21)).is_empty());
+    assert_eq!(
+        stored(Some(20)),
+        [
+            "the service manager's descriptor store: 21 needed, 20 available: a crash would lose the clients in the queues of \
+             the others; FileDescriptorStoreMax=21 in the unit keeps all"
+        ]
+    );
+}
+
+#[test]
+fn the_whole_budget_is_a_line() {
+    let line = budget(&plan("max_sessions = 10", ""), &machine(20_000)).line();
+    assert_eq!(
+        line,
+        "descriptors: 875 needed, 20000 available; memory: 160 KiB needed, 64 GiB available; locked memory: 0 bytes needed, \
+         no limit; pipes: 128 MiB needed, no limit; local ports towards p/127.0.0.1:1: 10 needed at most, 28232 available"
+    );
 }
 
 fn plan(global: &str, pool: &str) -> Plan {

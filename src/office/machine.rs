@@ -48,6 +48,10 @@ pub fn survey(plan: &Plan) -> Result<Budget, Failure> {
         pipe_bytes: sys::pipe::BULK_BYTES as u64,
         pipe_pages,
         local_ports: (*local_ports.start(), *local_ports.end()),
+        // systemd says so from version 254 on.
+        stored: std::env::var("FDSTORE")
+            .ok()
+            .and_then(|most| most.parse().ok()),
     };
     Ok(budget::budget(plan, &machine))
 }

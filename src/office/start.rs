@@ -222,8 +222,11 @@ impl Office {
             .collect();
         let workers = self.board.hatches.workers.len();
         let limit = self.board.process.limit();
+        let are = |count: usize| if count == 1 { "" } else { "s" };
         log::info!(
-            "ready: {workers} workers, at most {limit} sessions, listeners {}",
+            "ready: {workers} worker{}, at most {limit} sessions, listener{} {}",
+            are(workers),
+            are(names.len()),
             names.join(", ")
         );
         notify::tell(&[NotifyState::Ready]);
@@ -247,6 +250,7 @@ fn afford(plan: &Plan) -> Result<u32, Failure> {
     if !shortages.is_empty() {
         return Err(Failure::CannotStart(shortages.join("; ")));
     }
+    log::info!("budget: {}", budget.line());
     for warning in budget.warnings() {
         log::warn!("{warning}");
     }
