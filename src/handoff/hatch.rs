@@ -180,11 +180,12 @@ impl Hatches {
         }
     }
 
-    /// Whether every worker runs on snapshot `generation` or a later one.
+    /// Whether every worker runs on snapshot `generation` or a later one, or has ended and runs on none.
     #[must_use]
     pub fn all_have(&self, generation: u64) -> bool {
-        self.workers
-            .iter()
-            .all(|hatch| hatch.counters.generation.read() >= generation)
+        let counters = self.workers.iter().map(|hatch| &hatch.counters);
+        counters
+            .into_iter()
+            .all(|own| own.generation.read() >= generation || own.stopped.read() > 0)
     }
 }

@@ -106,4 +106,18 @@ mod tests {
         assert!(publisher.settled().await);
         assert!(publisher.old.is_empty());
     }
+
+    /// As when a second signal comes in the moment in which the last session has ended.
+    #[tokio::test(flavor = "current_thread")]
+    async fn nobody_waits_for_a_worker_that_has_ended() {
+        let hatches = Arc::new(Hatches::new(2).unwrap());
+        let mut publisher = Publisher::new(Arc::clone(&hatches));
+        publisher.publish(snapshot(1));
+        assert!(!hatches.all_have(1));
+        hatches.workers[0].counters.generation.set(1);
+        hatches.workers[1].counters.stopped.add(1);
+        let began = Instant::now();
+        assert!(publisher.settled().await);
+        assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
+    }
 }
