@@ -4,6 +4,11 @@
 
 mod support;
 
+#[path = "breaker/own.rs"]
+mod own;
+#[path = "breaker/pools.rs"]
+mod pools;
+
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::Arc;
