@@ -19,14 +19,17 @@ use crate::config;
 const PATIENCE: Duration = Duration::from_secs(20);
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 const USUAL_FILE: &str = "config.toml";
+/// Where the installed service has its configuration and its socket.
+const INSTALLED_FILE: &str = "/etc/ringway/config.toml";
+const INSTALLED_SOCKET: &str = "/run/ringway/admin.sock";
 
 /// Where an instance is to be found; for commands that speak to one.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct Instance {
-    /// The admin socket of the instance; default: the configuration file's
+    /// The admin socket of the instance [default: the configuration file's, else the installed service's]
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
-    /// The configuration file that names the socket [default: config.toml, if there is one]
+    /// The configuration file that names the socket [default: config.toml, else /etc/ringway/config.toml, if there is one]
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
@@ -100,13 +103,20 @@ impl Instance {
         if let Some(socket) = &self.socket {
             return Ok(socket.clone());
         }
-        let usual = Path::new(USUAL_FILE);
-        let file = self.config.as_deref();
-        let file = file.or_else(|| usual.exists().then_some(usual));
-        let plan = file.map(config::load).transpose()?;
+        let usual = [USUAL_FILE, INSTALLED_FILE].map(Path::new);
+        let usual = || usual.into_iter().find(|file| file.exists());
+        let plan = self.config.as_deref().or_else(usual);
+        let plan = plan.map(config::load).transpose()?;
         let plan = plan.map(|plan| plan.admin).unwrap_or_default();
         let environment = |name: &str| std::env::var(name).ok();
-        config::admin_socket(&plan, &environment).ok_or_else(|| Ending {
+        let found = config::admin_socket(&plan, &environment);
+        // Whoever is logged in here has an $XDG_RUNTIME_DIR, but what runs is rather the service.
+        let installed = Path::new(INSTALLED_SOCKET);
+        let is_there = found.as_ref().is_some_and(|socket| socket.exists());
+        if plan.socket.is_none() && !is_there && installed.exists() {
+            return Ok(installed.to_owned());
+        }
+        found.ok_or_else(|| Ending {
             status: 2,
             sentence: "which instance? give --socket PATH, or -c FILE with admin.socket in it"
                 .to_owned(),

@@ -23,11 +23,7 @@ use clap::{Parser, Subcommand};
 
 /// A layer-4 load balancer for Linux on io_uring.
 #[derive(Debug, Parser)]
-#[command(
-    name = "ringway",
-    disable_version_flag = true,
-    arg_required_else_help = true
-)]
+#[command(name = "ringway", version, arg_required_else_help = true)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -80,7 +76,7 @@ enum Command {
     /// Read the configuration again, and print what changed
     Reload(operate::Reload),
     /// Keep the configuration that waits for its confirmation
-    Confirm(client::Instance),
+    Confirm(operate::Asked),
     /// Print completions for a shell
     Completions {
         #[arg(value_name = "SHELL")]
@@ -136,7 +132,7 @@ pub fn main() -> ExitCode {
         Command::Sessions(arguments) => operate::sessions(&arguments),
         Command::Kill(arguments) => operate::kill(&arguments),
         Command::Reload(arguments) => operate::reload(&arguments),
-        Command::Confirm(instance) => operate::confirm(&instance),
+        Command::Confirm(asked) => operate::confirm(&asked),
         Command::Completions { shell } => shell::completions(shell),
         Command::Man => shell::manual(),
         Command::Version => version::version(),

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 
-use super::client::{Answer, Instance};
+use super::client::Instance;
 use super::columns::{Columns, age, bytes};
 use super::status::{items, number, text};
 use super::{Ending, out};
@@ -15,13 +15,43 @@ use crate::config::duration_of;
 /// How often a drain that is waited for is looked at.
 const LOOK: Duration = Duration::from_millis(100);
 
+/// Whom to ask, and how to print what it answers.
+#[derive(Debug, clap::Args)]
+pub(super) struct Asked {
+    /// Print the answer as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    instance: Instance,
+}
+
+impl Asked {
+    /// Has something done, and prints what came of it.
+    fn send(
+        &self,
+        method: &str,
+        path: &str,
+        body: &Value,
+        in_words: impl Fn(&Value) -> String,
+    ) -> Result<Value, Ending> {
+        let answer = self.instance.send(method, path, body)?.checked()?;
+        let value = answer.value();
+        let said = match self.json {
+            true => answer.text(),
+            false => in_words(&value),
+        };
+        out::say(&said);
+        Ok(value)
+    }
+}
+
 #[derive(Debug, clap::Args)]
 pub(super) struct One {
     /// The backend
     #[arg(value_name = "POOL/BACKEND")]
     backend: String,
     #[command(flatten)]
-    instance: Instance,
+    asked: Asked,
 }
 
 #[derive(Debug, clap::Args)]
@@ -39,10 +69,10 @@ pub(super) struct Weight {
     #[arg(value_name = "POOL/BACKEND")]
     backend: String,
     /// From 1 to 1000; 0 drains
-    #[arg(value_name = "N")]
+    #[arg(value_name = "N", allow_negative_numbers = true, value_parser = whole)]
     weight: u32,
     #[command(flatten)]
-    instance: Instance,
+    asked: Asked,
 }
 
 #[derive(Debug, clap::Args)]
@@ -66,7 +96,7 @@ pub(super) struct Kill {
     #[arg(value_name = "SESSION")]
     session: String,
     #[command(flatten)]
-    instance: Instance,
+    asked: Asked,
 }
 
 #[derive(Debug, clap::Args)]
@@ -75,7 +105,12 @@ pub(super) struct Reload {
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     confirm: Option<Duration>,
     #[command(flatten)]
-    instance: Instance,
+    asked: Asked,
+}
+
+fn whole(text: &str) -> Result<u32, String> {
+    let number = text.parse();
+    number.map_err(|_| "allowed: a whole number from 0 to 1000".to_owned())
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
@@ -96,41 +131,46 @@ fn path_of(backend: &str) -> Result<String, Ending> {
 
 /// Sets the operator's state.
 pub(super) fn admin(one: &One, word: &str) -> Result<(), Ending> {
-    alter(&one.instance, &one.backend, &json!({ "admin": word })).map(|_| ())
+    alter(&one.asked, &one.backend, &json!({ "admin": word })).map(|_| ())
 }
 
 pub(super) fn weight(arguments: &Weight) -> Result<(), Ending> {
     let body = json!({ "weight": arguments.weight });
-    alter(&arguments.instance, &arguments.backend, &body).map(|_| ())
+    alter(&arguments.asked, &arguments.backend, &body).map(|_| ())
 }
 
 /// Prints what was changed; gives back what the backend carries.
-fn alter(instance: &Instance, backend: &str, body: &Value) -> Result<f64, Ending> {
-    let answer = instance.send("PUT", &path_of(backend)?, body)?.checked()?;
-    let value = answer.value();
-    let now = &value["backend"];
-    let sessions = number(&now["sessions"]);
-    let mut said = String::new();
-    for change in items(&value["changes"]) {
-        said.push_str(&format!("{}\n", text(change)));
-    }
-    said.push_str(&format!(
-        "{backend}: {}, weight {}, health {}, {sessions} sessions\n",
-        text(&now["admin"]),
-        text(&now["weight"]),
-        text(&now["health"])
-    ));
-    if value["kept_over_restarts"] == false {
-        said.push_str("not kept over a restart: there is no place to write it (see the log)\n");
-    }
-    out::say(&said);
-    Ok(sessions)
+fn alter(asked: &Asked, backend: &str, body: &Value) -> Result<f64, Ending> {
+    let in_words = |value: &Value| {
+        let now = &value["backend"];
+        let changes = items(&value["changes"]).iter();
+        let mut said: String = changes
+            .map(|change| format!("{}\n", text(change)))
+            .collect();
+        said.push_str(&format!(
+            "{backend}: {}, weight {}, health {}, {}\n",
+            text(&now["admin"]),
+            text(&now["weight"]),
+            text(&now["health"]),
+            sessions_of(number(&now["sessions"]))
+        ));
+        if value["kept_over_restarts"] == false {
+            said.push_str("not kept over a restart: there is no place to write it (see the log)\n");
+        }
+        said
+    };
+    let value = asked.send("PUT", &path_of(backend)?, body, in_words)?;
+    Ok(number(&value["backend"]["sessions"]))
+}
+
+fn sessions_of(count: f64) -> String {
+    format!("{count} session{}", if count == 1.0 { "" } else { "s" })
 }
 
 pub(super) fn drain(arguments: &Drain) -> Result<(), Ending> {
-    let One { backend, instance } = &arguments.one;
+    let One { backend, asked } = &arguments.one;
     let began = Instant::now();
-    let mut sessions = alter(instance, backend, &json!({ "admin": "draining" }))?;
+    let mut sessions = alter(asked, backend, &json!({ "admin": "draining" }))?;
     let Some(wait) = arguments.wait else {
         return Ok(());
     };
@@ -140,19 +180,20 @@ pub(super) fn drain(arguments: &Drain) -> Result<(), Ending> {
             return Err(Ending {
                 status: 4,
                 sentence: format!(
-                    "{backend} still has {sessions} sessions after {}: it goes on draining; `ringway sessions --backend \
-                     {backend}` shows them, `ringway maintain {backend}` closes them",
+                    "{backend} still has {} after {}: it goes on draining; `ringway sessions --backend {backend}` shows \
+                     them, `ringway maintain {backend}` closes them",
+                    sessions_of(sessions),
                     age(wait.as_secs_f64())
                 ),
             });
         }
         std::thread::sleep(LOOK.min(wait.saturating_sub(began.elapsed())));
-        sessions = number(&instance.get(&path)?.checked()?.value()["sessions"]);
+        sessions = number(&asked.instance.get(&path)?.checked()?.value()["sessions"]);
     }
-    out::say(&format!(
-        "{backend}: drained after {}\n",
-        age(began.elapsed().as_secs_f64())
-    ));
+    if !asked.json {
+        let took = age(began.elapsed().as_secs_f64());
+        out::say(&format!("{backend}: drained after {took}\n"));
+    }
     Ok(())
 }
 
@@ -207,12 +248,11 @@ fn sessions_in_words(value: &Value) -> String {
 pub(super) fn kill(arguments: &Kill) -> Result<(), Ending> {
     let session = utf8_percent_encode(&arguments.session, NON_ALPHANUMERIC);
     let path = format!("/v1/sessions/{session}");
-    arguments
-        .instance
-        .send("DELETE", &path, &Value::Null)?
-        .checked()?;
-    out::say(&format!("session {} is ended\n", arguments.session));
-    Ok(())
+    let in_words = |_: &Value| format!("session {} is ended\n", arguments.session);
+    let asked = &arguments.asked;
+    asked
+        .send("DELETE", &path, &Value::Null, in_words)
+        .map(|_| ())
 }
 
 pub(super) fn reload(arguments: &Reload) -> Result<(), Ending> {
@@ -220,13 +260,13 @@ pub(super) fn reload(arguments: &Reload) -> Result<(), Ending> {
         Some(patience) => json!({ "confirm": crate::config::duration_text(patience) }),
         None => Value::Null,
     };
-    let answer = arguments.instance.send("POST", "/v1/reload", &body)?;
-    out::say(&reload_in_words(&answer.checked()?));
-    Ok(())
+    let asked = &arguments.asked;
+    asked
+        .send("POST", "/v1/reload", &body, reload_in_words)
+        .map(|_| ())
 }
 
-fn reload_in_words(answer: &Answer) -> String {
-    let value = answer.value();
+fn reload_in_words(value: &Value) -> String {
     let changes = items(&value["changes"]);
     let mut said: String = changes
         .iter()
@@ -243,12 +283,11 @@ fn reload_in_words(answer: &Answer) -> String {
     said
 }
 
-pub(super) fn confirm(instance: &Instance) -> Result<(), Ending> {
-    instance
-        .send("POST", "/v1/reload/confirm", &Value::Null)?
-        .checked()?;
-    out::say("confirmed\n");
-    Ok(())
+pub(super) fn confirm(asked: &Asked) -> Result<(), Ending> {
+    let in_words = |_: &Value| "confirmed\n".to_owned();
+    asked
+        .send("POST", "/v1/reload/confirm", &Value::Null, in_words)
+        .map(|_| ())
 }
 
 #[cfg(test)]

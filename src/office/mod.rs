@@ -257,10 +257,10 @@ impl Office {
         let refused = refused.map(|sentence| format!("reload refused: {sentence}"));
         let troubles: Vec<String> = self.missing_workers().into_iter().chain(refused).collect();
         let status = match troubles.is_empty() {
-            true => {
-                let listeners = self.world.plan.listeners.len();
-                format!("serving on {listeners} listeners")
-            }
+            true => match self.world.plan.listeners.len() {
+                1 => "serving on 1 listener".to_owned(),
+                listeners => format!("serving on {listeners} listeners"),
+            },
             false => troubles.join("; "),
         };
         notify::tell(&[NotifyState::Status(&status)]);

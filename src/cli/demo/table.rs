@@ -82,7 +82,7 @@ impl Screen {
         with_load: bool,
     ) {
         self.put(&format!(
-            "ringway demo: clients -> {listener} (TCP), {datagrams} (UDP) -> 3 backends; admin http://{admin} (/v1/status, /metrics)\n"
+            "ringway demo: clients -> {listener} (TCP), {datagrams} (UDP) -> 3 backends; dashboard http://{admin}/\n"
         ));
         if !with_load {
             self.put(&format!(
