@@ -209,9 +209,10 @@ impl Office {
 
     /// Weight 0 drains, too.
     fn drain_weightless(&self, before: &World) {
+        let weights = before.weights();
         for (pool, shared) in self.world.plan.pools.iter().zip(&self.world.backends) {
             for (backend, shared) in pool.backends.iter().zip(shared) {
-                let before = before.weight_of(shared);
+                let before = weights.get(&Arc::as_ptr(shared)).copied();
                 if before.is_none() {
                     shared.rises(self.board.clock.now());
                 }

@@ -3,7 +3,7 @@
 //!
 //! It must not bind, resolve or publish: what can fail has been done by others before.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -147,14 +147,14 @@ impl World {
         Arc::clone(&self.waiters[pool])
     }
 
-    /// The weight that a backend has here.
+    /// The weight that each backend has here, by its identity.
     #[must_use]
-    pub fn weight_of(&self, backend: &Arc<BackendShared>) -> Option<u32> {
+    pub fn weights(&self) -> HashMap<*const BackendShared, u32> {
         let pools = self.plan.pools.iter().zip(&self.backends);
-        let mut backends = pools.flat_map(|(pool, shared)| pool.backends.iter().zip(shared));
+        let backends = pools.flat_map(|(pool, shared)| pool.backends.iter().zip(shared));
         backends
-            .find(|(_, shared)| Arc::ptr_eq(shared, backend))
-            .map(|(plan, _)| plan.weight)
+            .map(|(plan, shared)| (Arc::as_ptr(shared), plan.weight))
+            .collect()
     }
 
     /// The process stops accepting: sockets go, everything else stays.

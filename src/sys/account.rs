@@ -18,18 +18,25 @@ pub struct Account {
 /// Room for one entry of the user or group database; more than any has in practice.
 const ENTRY_BYTES: usize = 64 * 1024;
 
-/// The user of this name, with its own group.
-///
-/// # Errors
-/// `NotFound`, or the database's own.
-pub fn user(name: &str) -> io::Result<Account> {
+/// What `getpwnam_r` and `getgrnam_r` look like: the name, where the entry goes, room for its texts, and what was found.
+type LookUp<E> = unsafe extern "C" fn(
+    *const libc::c_char,
+    *mut E,
+    *mut libc::c_char,
+    libc::size_t,
+    *mut *mut E,
+) -> libc::c_int;
+
+/// Numbers of the entry of this name.
+fn look_up<E, N>(name: &str, call: LookUp<E>, numbers: fn(&E) -> N) -> io::Result<N> {
     let mut text = vec![0; ENTRY_BYTES];
-    let mut entry = MaybeUninit::<libc::passwd>::uninit();
+    let mut entry = MaybeUninit::<E>::uninit();
     let mut found = std::ptr::null_mut();
     let wanted = CString::new(name)?;
-    // SAFETY: all pointers are to memory of ours that outlives the call, and the length is that of `text`.
+    // SAFETY: `call` is one of the two functions of this shape. All pointers are to memory of ours that outlives the call, and
+    // the length is that of `text`.
     let code = unsafe {
-        libc::getpwnam_r(
+        call(
             wanted.as_ptr(),
             entry.as_mut_ptr(),
             text.as_mut_ptr(),
@@ -43,12 +50,21 @@ pub fn user(name: &str) -> io::Result<Account> {
     if found.is_null() {
         return Err(ErrorKind::NotFound.into());
     }
-    // SAFETY: a result that is not null says that the entry was filled in; only its numbers are read.
-    let entry = unsafe { entry.assume_init() };
+    // SAFETY: a result that is not null says that the entry was filled in. Its texts live in `text`, which outlives this.
+    Ok(numbers(unsafe { entry.assume_init_ref() }))
+}
+
+/// The user of this name, with its own group.
+///
+/// # Errors
+/// `NotFound`, or the database's own.
+pub fn user(name: &str) -> io::Result<Account> {
+    let numbers = |entry: &libc::passwd| (entry.pw_uid, entry.pw_gid);
+    let (uid, gid) = look_up(name, libc::getpwnam_r, numbers)?;
     Ok(Account {
         user: name.to_owned(),
-        uid: entry.pw_uid,
-        gid: entry.pw_gid,
+        uid,
+        gid,
     })
 }
 
@@ -57,28 +73,7 @@ pub fn user(name: &str) -> io::Result<Account> {
 /// # Errors
 /// `NotFound`, or the database's own.
 pub fn group(name: &str) -> io::Result<u32> {
-    let mut text = vec![0; ENTRY_BYTES];
-    let mut entry = MaybeUninit::<libc::group>::uninit();
-    let mut found = std::ptr::null_mut();
-    let wanted = CString::new(name)?;
-    // SAFETY: all pointers are to memory of ours that outlives the call, and the length is that of `text`.
-    let code = unsafe {
-        libc::getgrnam_r(
-            wanted.as_ptr(),
-            entry.as_mut_ptr(),
-            text.as_mut_ptr(),
-            text.len(),
-            &raw mut found,
-        )
-    };
-    if code != 0 {
-        return Err(io::Error::from_raw_os_error(code));
-    }
-    if found.is_null() {
-        return Err(ErrorKind::NotFound.into());
-    }
-    // SAFETY: a result that is not null says that the entry was filled in; only its number is read.
-    Ok(unsafe { entry.assume_init() }.gr_gid)
+    look_up(name, libc::getgrnam_r, |entry: &libc::group| entry.gr_gid)
 }
 
 /// The user that this process acts as.

@@ -6,15 +6,14 @@
 
 mod backends;
 mod bodies;
+mod client;
 mod dashboard;
 mod events;
 mod explain;
 mod families;
 pub mod metrics;
 mod openapi;
-mod patience;
 mod places;
-mod plainly;
 pub mod readiness;
 mod replies;
 mod router;
@@ -41,9 +40,8 @@ use tokio::task::JoinHandle;
 
 use super::board::Board;
 use super::failure::Failure;
-use patience::{Impatient, PATIENCE};
+use client::{Client, PATIENCE};
 use places::{Place, Places};
-use plainly::Plainly;
 use router::Entrance;
 
 const CONNECTIONS_MAX: usize = 64;
@@ -160,7 +158,7 @@ where
             Ok::<_, Infallible>(reply)
         })
     });
-    let stream = Plainly::new(Impatient::new(stream, PATIENCE));
+    let stream = Client::new(stream, PATIENCE);
     let mut connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
@@ -173,7 +171,7 @@ where
         log::debug!("admin: {error}");
         // Who has said nothing is closed without a word.
         if error.is_timeout() && !parts.read_buf.is_empty() {
-            let late = plainly::words("408 Request Timeout", "the head did not come within 10 s");
+            let late = client::words("408 Request Timeout", "the head did not come within 10 s");
             let _ = stream.write_all(&late).await;
         }
     }
