@@ -260,6 +260,47 @@ fn wrong_names_and_words_get_a_sentence_and_status_2() {
     );
 }
 
+/// For programs: one JSON object and nothing else, also from commands that change something.
+#[test]
+fn changes_are_told_to_programs_too() {
+    let scene = Scene::start(2, "");
+    let json = |arguments: &[&str]| -> Value {
+        let text = scene.fine(&[arguments, &["--json"]].concat());
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{arguments:?}: {error}: {text}"))
+    };
+    let changed = json(&["weight", "pg/pg1", "7"]);
+    assert_eq!(changed["backend"]["weight"], 7);
+    assert_eq!(changed["changes"][0], "backend pg/pg1: weight 100 -> 7");
+    let drained = json(&["drain", "pg/pg1", "--wait", "5s"]);
+    assert_eq!(drained["backend"]["admin"], "draining");
+    assert_eq!(json(&["ready", "pg/pg1"])["backend"]["admin"], "ready");
+    assert_eq!(
+        json(&["maintain", "pg/pg2"])["backend"]["admin"],
+        "maintenance"
+    );
+    let (_stream, _) = scene.open();
+    let id = json(&["sessions"])["sessions"][0]["id"].clone();
+    assert_eq!(json(&["kill", id.as_str().unwrap()])["killed"], id);
+    assert_eq!(json(&["reload"])["changes"], Value::Array(Vec::new()));
+    scene
+        .ringway
+        .write_raw(&scene.ringway.text().replace("round-robin", "random"));
+    assert!(json(&["reload", "--confirm", "1m"])["confirm_until"].is_string());
+    json(&["confirm"]);
+    assert!(scene.ringway.status()["reload"]["confirm_until"].is_null());
+    let (status, _, err) = scene.run(&["weight", "pg/pg1", "-1"]);
+    assert_eq!(status, Some(2));
+    assert!(
+        err.contains("allowed: a whole number from 0 to 1000"),
+        "{err}"
+    );
+    let version = format!("ringway {}\n", env!("CARGO_PKG_VERSION"));
+    assert_eq!(
+        said(&run(&["--version"])),
+        (Some(0), version, String::new())
+    );
+}
+
 #[test]
 fn reload_prints_what_changed_and_why_it_was_refused() {
     let mut scene = Scene::start(2, "");

@@ -1,5 +1,6 @@
-//! Two hundred reloads under load, each changing something: no client fails, a session from before the first one still
-//! carries its bytes, memory and descriptors stay flat, and what the file says is what happens.
+//! Two hundred reloads under load (a thousand with `RINGWAY_SOAK`), each changing something of fourteen kinds: no client
+//! fails, a session from before the first one still carries its bytes, memory and descriptors stay flat, and what the file
+//! says is what happens.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -13,9 +14,8 @@ use std::time::Duration;
 use support::backends::{Backend, read_line};
 use support::ringway::{Ringway, Setup, listener, pool, pool_with, single};
 use support::wait::{seconds, until};
-use support::{alone, net, pattern, process};
+use support::{alone, net, pattern, process, soak};
 
-const RELOADS: usize = 200;
 const ALGORITHMS: [&str; 6] = [
     "round-robin",
     "least-connections",
@@ -34,9 +34,14 @@ struct Parts {
 }
 
 impl Parts {
-    /// The `n`-th configuration; consecutive ones differ in several respects.
+    /// The `n`-th configuration; consecutive ones differ in several respects: listeners that come and go, ranges of ports,
+    /// limits of clients, algorithm, attempts, timeouts, waiting, members, their limits, weights and tiers, checks, breakers,
+    /// warm connections. Every twelfth has the same listeners, and none of the last three.
     fn config(&self, n: usize) -> String {
         let mut text = listener("main", self.main, "main");
+        if n % 4 == 1 {
+            text = text.trim_end().to_owned() + "\nsource_max_connections = 500\n\n";
+        }
         if n % 3 == 1 {
             text += &listener("extra", self.extra, "main");
         }
@@ -48,17 +53,22 @@ impl Parts {
             "main",
         );
         let lines = format!(
-            "algorithm = \"{}\"\nconnect_attempts = {}\nidle_timeout = \"{}s\"",
+            "algorithm = \"{}\"\nconnect_attempts = {}\nidle_timeout = \"{}s\"\nwait = {{ size = {}, timeout = \"20s\" }}",
             ALGORITHMS[n % ALGORITHMS.len()],
             3 + n % 3,
-            300 + n
+            300 + n,
+            100 + n
         );
         // Three of the four backends, one of them with a changing limit and weight.
         let limit = format!("max_connections = {}\nweight = {}", 200 + n, 1 + n % 100);
         let members: Vec<_> = (0..3)
             .map(|i| {
                 let index = (n / 5 + i) % self.backends.len();
-                let own = if i == 0 { limit.as_str() } else { "" };
+                let own = match i {
+                    0 => limit.as_str(),
+                    2 if n % 6 == 3 => "tier = 1",
+                    _ => "",
+                };
                 (
                     ["a", "b", "c", "d"][index],
                     self.backends[index].address.to_string(),
@@ -66,7 +76,17 @@ impl Parts {
                 )
             })
             .collect();
-        text + &pool_with("main", &lines, "[pool.health]\nkind = \"none\"\n", &members)
+        let mut tables = match n % 2 {
+            0 => "[pool.health]\nkind = \"none\"\n".to_owned(),
+            _ => "[pool.health]\nkind = \"tcp\"\n".to_owned(),
+        };
+        if n % 3 == 2 {
+            tables += "[pool.breaker]\nconsecutive_failures = 0\nerror_percent = 0\n";
+        }
+        if n % 4 == 2 {
+            tables += "[pool.warm]\nsize = 2\n";
+        }
+        text + &pool_with("main", &lines, &tables, &members)
     }
 }
 
@@ -86,8 +106,9 @@ fn round_trip(address: SocketAddr, number: u64) -> io::Result<()> {
 }
 
 #[test]
-fn two_hundred_reloads_under_load() {
+fn many_reloads_under_load() {
     let _alone = alone();
+    let reloads = if soak() { 1_000 } else { 200 };
     let parts = Parts {
         main: net::free_address(),
         extra: net::free_address(),
@@ -124,7 +145,7 @@ fn two_hundred_reloads_under_load() {
                 }
             });
         }
-        for n in 1..=RELOADS {
+        for n in 1..=reloads {
             if n % 10 == 7 {
                 ringway.rewrite(parts.config(n).replace("weight =", "wieght ="));
                 assert!(
@@ -155,6 +176,9 @@ fn two_hundred_reloads_under_load() {
         stop.store(true, Ordering::SeqCst);
     });
     assert_eq!(failed.load(Ordering::SeqCst), 0, "of {served:?} clients");
+    println!(
+        "{reloads} reloads, {served:?} sessions, none failed; KiB {memory:?}, descriptors but sockets {descriptors:?}"
+    );
     assert!(
         served.load(Ordering::SeqCst) > 2_000,
         "only {served:?} clients"
