@@ -12,6 +12,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use support::backends::{Backend, read_line};
@@ -173,6 +174,33 @@ fn maintenance_closes_even_where_draining_keeps() {
     let alive = held.iter().filter(|(_, name)| name == "b");
     alive.for_each(|(stream, _)| say(stream, "not mine"));
     assert_eq!(scene.ends("drained"), 2.0);
+}
+
+/// Not all at one moment, which would bring all of them to the others at that moment.
+#[test]
+fn what_is_closed_over_some_time_is_spread_over_it() {
+    let (address, _servers, body) = two("on_drain = \"close over 2s\"");
+    let scene = Scene::start(body);
+    let held: Vec<_> = (0..40).map(|_| open(address)).collect();
+    scene.set("a", &json!({ "admin": "draining" }));
+    let began = Instant::now();
+    let of_a = held.into_iter().filter(|(_, name)| name == "a");
+    let closed = of_a.map(|(mut stream, _)| {
+        thread::spawn(move || {
+            let error = stream.read(&mut [0]).expect_err("closed");
+            assert!(net::is_reset(&error), "{error}");
+            began.elapsed()
+        })
+    });
+    let closed: Vec<_> = closed.collect();
+    let mut closed: Vec<Duration> = closed.into_iter().map(|it| it.join().unwrap()).collect();
+    closed.sort();
+    assert_eq!(closed.len(), 20);
+    // Each half has some, or it is a chance of one in a million.
+    let half = seconds(1);
+    assert!(closed[0] < half && closed[19] > half, "{closed:?}");
+    assert!(closed[19] < half * 3, "{closed:?}");
+    assert_eq!(scene.ends("drained"), 20.0);
 }
 
 #[test]

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use support::backends::Backend;
+use support::events::EventStream;
 use support::ringway::{Ringway, Setup, single};
 use support::wait::{seconds, until};
 use support::{alone, http, net, pattern, process};
@@ -172,6 +173,7 @@ fn a_thousand_idle_connections_lock_nobody_out() {
         all[396]
     };
     let quiet = p99(&mut stream, 0);
+    let mut events = EventStream::open(scene.ringway.admin(), None);
     let before = process::settled_descriptors(scene.ringway.pid()).all;
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -220,6 +222,9 @@ fn a_thousand_idle_connections_lock_nobody_out() {
             "p99 {loud:?} beside idle connections, {quiet:?} without"
         );
     });
+    // Who listens to events is not idle, however little happens.
+    assert!(scene.ringway.reload());
+    events.find(seconds(5), "the reload", |event| event.kind == "reload");
     round(&mut stream, 800_000);
     assert_eq!(scene.ringway.metric("ringway_sessions_active"), 1.0);
 }

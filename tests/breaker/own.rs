@@ -1,7 +1,8 @@
 //! What runs out on our own side is no backend's fault: neither its breaker nor its checks may say so.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
@@ -106,8 +107,8 @@ fn without_a_descriptor_no_backend_is_blamed() {
         assert!(done.success());
     };
     let open = process::settled_descriptors(ringway.pid()).all;
-    // Accepting goes on for a while: its limit is that of when it was armed.
-    allow(open + 5);
+    // Accepting goes on for a while: its limit is that of when it was armed. Nothing else is opened.
+    allow(open);
     let clients: Vec<TcpStream> = (0..6).map(|_| net::connect(address)).collect();
     thread::sleep(Duration::from_millis(1_500));
     allow(open + 1_000);
@@ -118,4 +119,35 @@ fn without_a_descriptor_no_backend_is_blamed() {
     }
     assert!(checks(&ringway, "void") >= 1.0, "no check found none");
     assert_blameless(&ringway);
+}
+
+/// Each client has said that it is done before its backend resets it: whose fault that is nobody knows.
+#[test]
+fn who_has_ended_itself_blames_nobody() {
+    let ends = |name: &'static str| {
+        Backend::serve(move |mut stream| {
+            let mut said = Vec::new();
+            stream.read_to_end(&mut said)?;
+            if said.is_empty() {
+                writeln!(&mut stream, "{name}")?;
+            } else {
+                net::will_reset(stream);
+            }
+            Ok(())
+        })
+    };
+    let (a, b) = (ends("a"), ends("b"));
+    let tables = super::breaker("consecutive_failures = 3\nopen = \"1h\"\nopen_max = \"1h\"");
+    let members = [("a", a.address), ("b", b.address)];
+    let (ringway, address) = start(1, super::TURNS, &tables, &members);
+    for n in 0..30 {
+        let source = Ipv4Addr::new(127, 0, 1, 10 + n);
+        let mut stream = net::connect_with(Some(source), address, 0).unwrap();
+        stream.write_all(b"and out\n").unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        assert!(read_line(&stream).is_err(), "it is reset");
+    }
+    ringway.wait_empty();
+    assert_eq!(opens(&ringway, "a") + opens(&ringway, "b"), 0.0);
+    assert_eq!(ringway.metric("ringway_early_resets_total"), 0.0);
 }

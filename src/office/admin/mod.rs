@@ -45,6 +45,8 @@ use places::{Place, Places};
 use router::Entrance;
 
 const CONNECTIONS_MAX: usize = 64;
+/// A request follows its connection within this, if both come at once.
+const GRACE: Duration = Duration::from_millis(50);
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// A connection, however it is used, lives no longer.
@@ -119,11 +121,11 @@ where
     F: Fn() -> A,
     A: Future<Output = io::Result<S>>,
 {
-    let places = Places::new(CONNECTIONS_MAX);
+    let places = Places::new(CONNECTIONS_MAX, GRACE);
     loop {
         match next().await {
             Ok(stream) => {
-                let Some(place) = places.take() else {
+                let Some(place) = places.wait_for_one().await else {
                     continue;
                 };
                 let number = place.number();

@@ -1,9 +1,10 @@
 //! The places for connections at one entrance. They are few; when all are taken, who comes gets the place of the one that
 //! has been idle longest, so that a thousand idle connections lock nobody out. One with a request under way, or a stream,
-//! keeps its place.
+//! keeps its place; and so does one that has just come, for as long as its request may take to come after it, or else those
+//! who come in a crowd would only push each other out.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::task::AbortHandle;
@@ -11,6 +12,8 @@ use tokio::task::AbortHandle;
 #[derive(Debug)]
 pub struct Places {
     places_max: usize,
+    /// Nobody is put out who has been idle for less.
+    grace: Duration,
     taken: Mutex<Taken>,
 }
 
@@ -28,6 +31,16 @@ struct Seat {
     task: Option<AbortHandle>,
 }
 
+/// What came of a wish for a place.
+#[derive(Debug)]
+pub enum Wish {
+    Granted(Place),
+    /// All are taken, but one may be had after so long.
+    Later(Duration),
+    /// All are busy.
+    Refused,
+}
+
 /// One connection's place; given back when it is dropped.
 #[derive(Debug)]
 pub struct Place {
@@ -37,20 +50,27 @@ pub struct Place {
 
 impl Places {
     #[must_use]
-    pub fn new(places_max: usize) -> Arc<Places> {
+    pub fn new(places_max: usize, grace: Duration) -> Arc<Places> {
         Arc::new(Places {
             places_max,
+            grace,
             taken: Mutex::default(),
         })
     }
 
-    /// A place, if need be that of the connection that has been idle longest; `None` if all are busy.
-    pub fn take(self: &Arc<Places>) -> Option<Place> {
+    /// A place, if need be that of the connection that has been idle longest.
+    pub fn take(self: &Arc<Places>) -> Wish {
         let mut taken = self.taken.lock();
         if taken.seats.len() >= self.places_max {
             let idle = taken.seats.iter().enumerate();
             let idle = idle.filter_map(|(i, seat)| Some((seat.idle_since?, i)));
-            let (_, longest) = idle.min()?;
+            let Some((since, longest)) = idle.min() else {
+                return Wish::Refused;
+            };
+            let left = self.grace.saturating_sub(since.elapsed());
+            if !left.is_zero() {
+                return Wish::Later(left);
+            }
             let seat = taken.seats.swap_remove(longest);
             if let Some(task) = seat.task {
                 task.abort();
@@ -63,10 +83,21 @@ impl Places {
             idle_since: Some(Instant::now()),
             task: None,
         });
-        Some(Place {
+        Wish::Granted(Place {
             places: Arc::clone(self),
             number,
         })
+    }
+
+    /// The same, after the time that it takes; `None` if all are busy.
+    pub async fn wait_for_one(self: &Arc<Places>) -> Option<Place> {
+        loop {
+            match self.take() {
+                Wish::Granted(place) => return Some(place),
+                Wish::Later(pause) => tokio::time::sleep(pause).await,
+                Wish::Refused => return None,
+            }
+        }
     }
 
     /// Tells what to end when the place is taken away.
@@ -109,17 +140,25 @@ impl Drop for Place {
 mod tests {
     use super::*;
 
+    fn granted(places: &Arc<Places>) -> Option<Place> {
+        match places.take() {
+            Wish::Granted(place) => Some(place),
+            Wish::Later(_) | Wish::Refused => None,
+        }
+    }
+
     #[test]
     fn who_is_idle_longest_gives_way_and_who_is_busy_does_not() {
-        let places = Places::new(2);
-        let (first, second) = (places.take().unwrap(), places.take().unwrap());
-        let third = places.take().unwrap();
+        let places = Places::new(2, Duration::ZERO);
+        let take = || granted(&places);
+        let (first, second) = (take().unwrap(), take().unwrap());
+        let third = take().unwrap();
         assert!(places.taken.lock().seat(first.number).is_none());
         second.set_busy(true);
         third.set_busy(true);
-        assert!(places.take().is_none());
+        assert!(take().is_none());
         second.set_busy(false);
-        let fourth = places.take().unwrap();
+        let fourth = take().unwrap();
         assert!(places.taken.lock().seat(second.number).is_none());
         assert!(places.taken.lock().seat(third.number).is_some());
         // One whose place was taken away gives back nothing.
@@ -127,5 +166,17 @@ mod tests {
         assert_eq!(places.taken.lock().seats.len(), 2);
         drop((third, fourth));
         assert!(places.taken.lock().seats.is_empty());
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn who_has_just_come_is_not_put_out_by_a_crowd() {
+        let grace = Duration::from_millis(100);
+        let places = Places::new(1, grace);
+        let began = Instant::now();
+        let first = granted(&places).unwrap();
+        assert!(matches!(places.take(), Wish::Later(left) if left <= grace));
+        let _second = places.wait_for_one().await.unwrap();
+        assert!(began.elapsed() >= grace);
+        assert!(places.taken.lock().seat(first.number).is_none());
     }
 }
