@@ -336,7 +336,11 @@ impl Disk {
     /// Lines of a file, all of them whole; one that was cut off stands for none.
     fn lines(&self, name: &str) -> (usize, usize) {
         let text = fs::read_to_string(self.0.join(name)).unwrap();
-        let whole = |line: &&str| line.starts_with("time=") && line.contains(" retrans=");
+        let whole = |line: &&str| {
+            line.starts_with("time=")
+                && line.contains(" retrans=")
+                && line.matches("time=").count() == 1
+        };
         let all = text.lines().filter(|line| !line.is_empty()).count();
         (text.lines().filter(whole).count(), all)
     }
@@ -357,7 +361,8 @@ fn a_full_disk_costs_only_counted_lines() {
     let address = net::free_address();
     let folder = tempfile::tempdir().unwrap();
     let disk = Disk::mount(&folder.path().join("disk"), "128k");
-    let file = disk.0.join("access.log");
+    let (file, ballast) = (disk.0.join("access.log"), disk.0.join("ballast"));
+    fs::write(&ballast, [0; 32 * 1024]).unwrap();
     let ringway = Setup::new(single(address, backend.address))
         .global(format!(
             "workers = 1\npin = \"off\"\nshutdown_grace = \"2s\"\naccess_log = \"{}\"\n",
@@ -391,7 +396,19 @@ fn a_full_disk_costs_only_counted_lines() {
         .filter(|line| line.contains("cannot be written"));
     assert_eq!(said.count(), 1, "once a minute: {log}");
 
-    // The operator makes room, by a rotation.
+    // The operator makes room: what comes then begins a line of its own.
+    fs::remove_file(&ballast).unwrap();
+    let before = (counted(""), counted("_lost"));
+    sessions(60);
+    until(seconds(10), "they are in the log", || {
+        counted("") + counted("_lost") >= f64::from(all + 60)
+    });
+    assert_eq!((counted(""), counted("_lost")), (before.0 + 60.0, before.1));
+    let (whole, lines) = disk.lines("access.log");
+    assert_eq!(counted(""), whole as f64);
+    assert!(lines <= whole + 1, "{lines} lines, {whole} of them whole");
+
+    // And once more, by a rotation.
     fs::remove_file(&file).unwrap();
     ringway.signal("USR1");
     until(seconds(5), "a new file is there", || file.exists());
