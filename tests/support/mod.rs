@@ -23,6 +23,8 @@ pub mod servers;
 pub mod turns;
 pub mod wait;
 
+// Not every program measures.
+#[allow(unused_imports)]
 pub use turns::{alone, one_at_a_time};
 
 /// Whether the long variants are wanted (`make soak`).
