@@ -6,7 +6,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::PathBuf;
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::support::http;
@@ -75,7 +75,8 @@ impl Node {
         if let Some((user, group)) = owner() {
             chown(node.folder.path(), Some(user), Some(group)).expect("give the folder away");
         }
-        let tools = program("initdb", "postgresql");
+        // Of those that Patroni runs, the one that nobody puts elsewhere.
+        let tools = program("pg_controldata", "postgresql");
         let tools = tools
             .parent()
             .expect("a folder of PostgreSQL's programs")
@@ -109,7 +110,13 @@ impl Node {
         command
             .arg(program("patroni", "patroni"))
             .arg(self.config());
-        self.patroni = Some(spawn(&mut command));
+        let log = fs::File::create(self.folder.path().join("log")).expect("a file for its log");
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a second handle"))
+            .stderr(log)
+            .spawn();
+        self.patroni = Some(child.expect("start Patroni"));
     }
 
     /// Whether it says of itself that it leads, or follows and is up to date.
@@ -135,6 +142,16 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
+            let lines: Vec<&str> = log.lines().collect();
+            let last = &lines[lines.len().saturating_sub(40)..];
+            eprintln!(
+                "--- Patroni's last words, {} ---\n{}",
+                self.name,
+                last.join("\n")
+            );
+        }
         if let Some(mut patroni) = self.patroni.take() {
             // It stops its server, which takes a moment.
             process::signal(patroni.id(), "TERM");
