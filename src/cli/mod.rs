@@ -75,6 +75,8 @@ enum Command {
     Kill(operate::Kill),
     /// Read the configuration again, and print what changed
     Reload(operate::Reload),
+    /// Have a successor take over, of the program as it is now; sessions stay where they are until they end
+    Upgrade(operate::Asked),
     /// Keep the configuration that waits for its confirmation
     Confirm(operate::Asked),
     /// Print completions for a shell
@@ -132,6 +134,7 @@ pub fn main() -> ExitCode {
         Command::Sessions(arguments) => operate::sessions(&arguments),
         Command::Kill(arguments) => operate::kill(&arguments),
         Command::Reload(arguments) => operate::reload(&arguments),
+        Command::Upgrade(asked) => operate::upgrade(&asked),
         Command::Confirm(asked) => operate::confirm(&asked),
         Command::Completions { shell } => shell::completions(shell),
         Command::Man => shell::manual(),

@@ -1,5 +1,5 @@
 //! `ringway ready`, `drain`, `maintain` and `weight`: the operator's word on a backend; `sessions` and `kill`: what it
-//! still carries; `reload` and `confirm`: the configuration. Each asks the running instance and prints what came of it.
+//! still carries; `reload` and `confirm`: the configuration; `upgrade`: the program. Each asks the running instance and prints what came of it.
 
 use std::time::{Duration, Instant};
 
@@ -281,6 +281,19 @@ fn reload_in_words(value: &Value) -> String {
         ));
     }
     said
+}
+
+pub(super) fn upgrade(asked: &Asked) -> Result<(), Ending> {
+    let in_words = |value: &Value| {
+        format!(
+            "upgraded: generation {}, process {}\n",
+            text(&value["generation"]),
+            text(&value["pid"])
+        )
+    };
+    asked
+        .send("POST", "/v1/upgrade", &Value::Null, in_words)
+        .map(|_| ())
 }
 
 pub(super) fn confirm(asked: &Asked) -> Result<(), Ending> {

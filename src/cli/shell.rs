@@ -33,6 +33,9 @@ read the configuration again, reopen logs
 .TP
 SIGUSR1
 reopen logs
+.TP
+SIGUSR2
+upgrade: a successor, of the program as it is now, takes over; this process keeps its sessions until they end
 .SH FILES
 .TP
 config.toml

@@ -82,6 +82,7 @@ fn in_words(status: &Value) -> String {
             None => writeln!(out),
         };
     }
+    out.push_str(&generations(&status["process"]));
     if let Some(until) = reload["confirm_until"].as_str() {
         let _ = writeln!(
             out,
@@ -95,6 +96,13 @@ fn in_words(status: &Value) -> String {
     for pool in items(&status["pools"]) {
         let _ = write!(out, "\n{}", in_pool(pool));
     }
+    out.push_str(&removed(status));
+    out
+}
+
+/// Backends that a reload removed and that still have sessions.
+fn removed(status: &Value) -> String {
+    let mut out = String::new();
     let removed = items(&status["removed_backends"]);
     if !removed.is_empty() {
         let _ = writeln!(out, "\nremoved, with sessions left");
@@ -106,6 +114,25 @@ fn in_words(status: &Value) -> String {
                 text(&backend["sessions"])
             );
         }
+    }
+    out
+}
+
+/// What is left of older processes, and why the last upgrade failed, if it did.
+fn generations(process: &Value) -> String {
+    let mut out = String::new();
+    for older in items(&process["older"]) {
+        let _ = writeln!(
+            out,
+            "generation {} (process {}) still has {} sessions and {} flows",
+            text(&older["generation"]),
+            text(&older["pid"]),
+            text(&older["sessions"]),
+            text(&older["flows"])
+        );
+    }
+    if let Some(error) = process["last_upgrade"]["error"].as_str() {
+        let _ = writeln!(out, "last upgrade failed: {error}");
     }
     out
 }

@@ -35,6 +35,7 @@ pub(super) fn read_global(desk: &mut Desk<'_>, mut table: Section) -> GlobalPlan
         shutdown_delay: table
             .read(desk, "shutdown_delay", duration(Duration::ZERO, YEAR))
             .unwrap_or(Duration::ZERO),
+        upgrade_grace: read_upgrade_grace(desk, &mut table),
         access_log: table
             .read(desk, "access_log", access_log)
             .unwrap_or(AccessLog::Off),
@@ -68,6 +69,12 @@ pub(super) fn read_global(desk: &mut Desk<'_>, mut table: Section) -> GlobalPlan
     };
     table.finish(desk);
     plan
+}
+
+fn read_upgrade_grace(desk: &mut Desk<'_>, table: &mut Section) -> Option<Duration> {
+    let shortest = Duration::from_secs(1);
+    let read = duration_or_off(shortest, YEAR);
+    table.read(desk, "upgrade_grace", read).flatten()
 }
 
 fn read_account(desk: &mut Desk<'_>, table: &mut Section) -> (Option<String>, Option<String>) {

@@ -41,6 +41,8 @@ pub struct GlobalPlan {
     pub max_sessions: Option<u32>,
     pub shutdown_grace: Duration,
     pub shutdown_delay: Duration,
+    /// How long a process that was upgraded may keep its sessions; `None`: as long as they last.
+    pub upgrade_grace: Option<Duration>,
     pub access_log: AccessLog,
     pub access_log_format: LogFormat,
     /// How often sessions that still run are logged, besides their start, connection and end; `None`: ends only.

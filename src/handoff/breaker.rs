@@ -435,6 +435,19 @@ impl Breaker {
         open.then(|| began.after(rules.open_for(self.row.load(Acquire))))
     }
 
+    /// Takes over what an earlier process knew. Its trials are not ours: a half-open breaker is one whose time is over.
+    pub fn restore(&self, state: BreakerState, since: Nanos, row: u32, opens: u64) {
+        let (state, since) = match state {
+            BreakerState::HalfOpen => (BreakerState::Open, Nanos::ZERO),
+            other => (other, since),
+        };
+        let parts = Parts::of(0).next(state, 0);
+        self.row.store(row, Release);
+        self.opens.store(opens, Relaxed);
+        self.stamp(parts.epoch, since);
+        self.word.store(parts.pack(), Release);
+    }
+
     /// Since when it is in its state; `None` if it changes just now.
     #[must_use]
     pub fn since(&self) -> Option<Nanos> {

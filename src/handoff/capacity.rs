@@ -1,15 +1,19 @@
-//! A limit that holds exactly at any number of workers: one padded atomic, reserved by compare-and-swap.
+//! A limit that holds exactly at any number of workers, and over all processes of a service that is being upgraded: one
+//! padded count, reserved by compare-and-swap. Beside the total each process keeps its own share on the same line, so that
+//! what a crashed one held can be given back.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crossbeam::utils::CachePadded;
+use crate::sys::shares::{Column, LineRef};
 
 /// `used` never exceeds `limit` while reservations are made through [`Capacity::reserve`]. A limit of 0 is no limit:
 /// nothing is counted then, and `reserve` says so by handing out [`Reservation::Unneeded`].
 #[derive(Debug)]
 pub struct Capacity {
     limit: AtomicU32,
-    used: CachePadded<AtomicU32>,
+    line: LineRef,
+    /// Whose share this process keeps.
+    column: Column,
 }
 
 /// What came of a wish for capacity.
@@ -24,11 +28,19 @@ pub enum Reservation {
 }
 
 impl Capacity {
+    /// A count of this process alone.
     #[must_use]
     pub fn new(limit: u32) -> Capacity {
+        Capacity::on(LineRef::alone(), Column::default(), limit)
+    }
+
+    /// A count that all processes hold which know the line.
+    #[must_use]
+    pub fn on(line: LineRef, column: Column, limit: u32) -> Capacity {
         Capacity {
             limit: AtomicU32::new(limit),
-            used: CachePadded::new(AtomicU32::new(0)),
+            line,
+            column,
         }
     }
 
@@ -42,9 +54,14 @@ impl Capacity {
         self.limit.load(Ordering::Relaxed)
     }
 
+    /// By all processes together.
     #[must_use]
     pub fn used(&self) -> u32 {
-        self.used.load(Ordering::Relaxed)
+        self.line.total.load(Ordering::Relaxed)
+    }
+
+    fn share(&self) -> &AtomicU32 {
+        self.line.share(self.column)
     }
 
     /// Whether a reservation would fail now. Stale at once; use it to pass over, never to let in.
@@ -60,11 +77,12 @@ impl Capacity {
             return Reservation::Unneeded;
         }
         let one_more = |used: u32| (used < limit).then_some(used + 1);
-        match self
-            .used
-            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, one_more)
-        {
-            Ok(_) => Reservation::Held,
+        let total = &self.line.total;
+        match total.fetch_update(Ordering::AcqRel, Ordering::Relaxed, one_more) {
+            Ok(_) => {
+                self.share().fetch_add(1, Ordering::Relaxed);
+                Reservation::Held
+            }
             Err(_) => Reservation::Full,
         }
     }
@@ -75,21 +93,36 @@ impl Capacity {
     pub fn release_if_over(&self) -> bool {
         let limit = self.limit();
         let one_less = |used: u32| (limit != 0 && used > limit).then(|| used - 1);
-        let given_back = self
-            .used
-            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, one_less);
+        let total = &self.line.total;
+        let given_back = total.fetch_update(Ordering::AcqRel, Ordering::Relaxed, one_less);
+        if given_back.is_ok() {
+            self.share().fetch_sub(1, Ordering::Relaxed);
+        }
         given_back.is_ok()
     }
 
     /// Counts one unit that is in use already, whatever the limit: a limit appeared over a running session.
     pub fn reserve_anyway(&self) {
-        self.used.fetch_add(1, Ordering::AcqRel);
+        self.line.total.fetch_add(1, Ordering::AcqRel);
+        self.share().fetch_add(1, Ordering::Relaxed);
     }
 
     /// Gives back one unit that is held.
     pub fn release(&self) {
-        let before = self.used.fetch_sub(1, Ordering::AcqRel);
+        // The share first: a crash in between leaves one unit too many in the total, never one too few.
+        self.share().fetch_sub(1, Ordering::Relaxed);
+        let before = self.line.total.fetch_sub(1, Ordering::AcqRel);
         debug_assert!(before > 0, "released more capacity than was reserved");
+    }
+
+    /// One unit that is held goes over to another process, which calls [`Capacity::inherit`].
+    pub fn bequeath(&self) {
+        self.share().fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// One unit that another process held, and that is in the total, is held by this one.
+    pub fn inherit(&self) {
+        self.share().fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -130,6 +163,28 @@ mod tests {
         assert_eq!(capacity.used(), 2);
         capacity.set_limit(0);
         assert!(!capacity.release_if_over());
+    }
+
+    #[test]
+    fn two_processes_hold_one_limit_and_the_share_of_a_gone_one_comes_back() {
+        let line = LineRef::alone();
+        let (first, second) = (Column::new(1).unwrap(), Column::new(2).unwrap());
+        let old = Capacity::on(line.clone(), first, 3);
+        let new = Capacity::on(line.clone(), second, 3);
+        assert_eq!(old.reserve(), Reservation::Held);
+        assert_eq!(old.reserve(), Reservation::Held);
+        assert_eq!(new.reserve(), Reservation::Held);
+        assert_eq!(new.reserve(), Reservation::Full);
+        old.bequeath();
+        new.inherit();
+        assert_eq!(line.forsake(first), 1);
+        assert_eq!(new.used(), 2);
+        assert_eq!(new.reserve(), Reservation::Held);
+        for _ in 0..3 {
+            new.release();
+        }
+        assert_eq!(line.forsake(second), 0);
+        assert_eq!(new.used(), 0);
     }
 
     #[test]

@@ -52,6 +52,11 @@ pub struct Histogram {
 }
 
 impl Histogram {
+    /// All its numbers, the sum last.
+    pub fn cells(&self) -> impl Iterator<Item = &Tally> {
+        self.counts.iter().chain([&self.sum_ns])
+    }
+
     /// Records one duration. Only the owning thread may call this.
     pub fn record(&self, nanoseconds: u64) {
         self.counts[bucket_of(nanoseconds)].add(1);

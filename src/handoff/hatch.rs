@@ -17,6 +17,7 @@ use super::cancels::{Cancelled, Cancels};
 use super::counters::Tally;
 use super::ejection::Notices;
 use super::journal::Journal;
+use super::moving::Moving;
 use super::preface::Preface;
 use super::roll::Roll;
 use super::shared::ListenerShared;
@@ -91,6 +92,8 @@ pub struct Hatch {
     pub cancelled: ArrayQueue<Cancelled>,
     /// What the office asks of this worker's sessions.
     pub asks: Asks,
+    /// Flows that go to a successor, or come from the process before.
+    pub moving: Moving,
     mailbox: Mutex<Option<Arc<Snapshot>>>,
 }
 
@@ -115,6 +118,7 @@ impl Hatch {
             grants: ArrayQueue::new(GRANTS),
             cancelled: ArrayQueue::new(CANCELLED),
             asks: Asks::default(),
+            moving: Moving::default(),
             mailbox: Mutex::new(None),
         })
     }

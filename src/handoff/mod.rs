@@ -19,9 +19,11 @@ mod field;
 mod hatch;
 mod journal;
 mod latency;
+mod moving;
 mod preface;
 mod rate;
 mod roll;
+mod seniors;
 mod shared;
 mod sketch;
 mod snapshot;
@@ -45,9 +47,11 @@ pub use field::{Field, Prospect, Standing};
 pub use hatch::{Hatch, Hatches, Mail, Transfer, WorkerCounters};
 pub use journal::{Journal, Milestone, SessionRecord};
 pub use latency::LatencyCell;
+pub use moving::{Holdings, Moving, MovingFlow};
 pub use preface::{Announcers, NamePattern, Preface, Route};
 pub use rate::{Meter, Pace, Rate};
 pub use roll::{Roll, Step};
+pub use seniors::Seniors;
 pub use shared::{
     BackendCounters, BackendShared, ListenerCounters, ListenerShared, PoolCounters, PoolShared,
 };

@@ -17,6 +17,7 @@ use super::counters::{Histogram, Tally};
 use super::ejection::Referee;
 use super::latency::LatencyCell;
 use super::rate::Pace;
+use super::seniors::Seniors;
 use super::sources::SourceLimits;
 use super::tiers::Tiers;
 use super::verdict::Verdict;
@@ -51,6 +52,7 @@ pub struct ListenerShared {
     /// `connection_rate`
     pub rate: Pace,
     pub source_limits: SourceLimits,
+    /// One for each worker, and a last one for what the processes before this one have counted.
     pub workers: Box<[CachePadded<ListenerCounters>]>,
 }
 
@@ -81,6 +83,8 @@ pub struct PoolShared {
     pub wake: Wake,
     /// Flows over all workers.
     pub flows: Capacity,
+    /// Who waits in older processes.
+    pub seniors: Seniors,
     /// Cancel requests, by what became of them.
     pub cancels: [AtomicU64; CancelResult::COUNT],
     pub workers: Box<[CachePadded<PoolCounters>]>,
@@ -128,7 +132,7 @@ pub struct BackendShared {
 }
 
 fn per_worker<T>(workers: u16, make: impl Fn() -> T) -> Box<[CachePadded<T>]> {
-    (0..workers).map(|_| CachePadded::new(make())).collect()
+    (0..=workers).map(|_| CachePadded::new(make())).collect()
 }
 
 impl ListenerShared {
@@ -175,6 +179,7 @@ impl PoolShared {
             tiers: Arc::new(Tiers::default()),
             wake: Wake::default(),
             flows: Capacity::new(0),
+            seniors: Seniors::default(),
             cancels: std::array::from_fn(|_| AtomicU64::new(0)),
             workers: per_worker(workers, PoolCounters::default),
         }

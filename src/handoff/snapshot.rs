@@ -35,6 +35,8 @@ pub struct Snapshot {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     Serving,
+    /// A successor is to accept; sessions go on, and nobody stops: it may come to nothing.
+    HandingOver,
     /// Accepting has stopped; sessions may end by themselves until `close_from`, then what is left is closed, spread
     /// evenly up to `close_until`. A worker that has no session left stops.
     Draining {

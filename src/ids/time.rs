@@ -44,6 +44,20 @@ impl Clock {
         }
     }
 
+    /// The clock of a process before this one, which reads `now` at this moment.
+    #[must_use]
+    pub fn resume(now: Nanos) -> Clock {
+        let ago = Duration::from_nanos(now.0);
+        let fresh = Clock::start();
+        Clock {
+            origin: fresh.origin.checked_sub(ago).unwrap_or(fresh.origin),
+            origin_wall: fresh
+                .origin_wall
+                .checked_sub(ago)
+                .unwrap_or(fresh.origin_wall),
+        }
+    }
+
     #[must_use]
     pub fn now(&self) -> Nanos {
         Nanos(u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX))

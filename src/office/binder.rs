@@ -19,9 +19,11 @@ use crate::sys;
 use crate::sys::handed::Handed;
 use crate::sys::listen::ListenOptions;
 
+use super::bequest::{Bequest, Bequests};
 use super::failure::Failure;
 use super::inherited::{Adoption, Inherited, Source};
 use super::store::Store;
+use super::upgrade::Addresses;
 
 /// Mode of a unix socket's file: whoever may enter its folder may connect, as with a loopback port.
 const UNIX_MODE: u32 = 0o666;
@@ -32,12 +34,12 @@ const RELEASE: Duration = Duration::from_secs(1);
 
 /// What makes a socket the same one as before.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct BindKey {
-    is_udp: bool,
+pub struct BindKey {
+    pub is_udp: bool,
     /// As in the plan.
-    address: Address,
+    pub address: Address,
     /// For port 0, which several listeners may ask for: whose it is, and the how manieth.
-    owner: Option<(String, usize)>,
+    pub owner: Option<(String, usize)>,
 }
 
 impl BindKey {
@@ -70,6 +72,7 @@ pub struct Binder {
     next: u32,
     resting: Vec<Resting>,
     inherited: Inherited,
+    bequests: Bequests,
     /// Addresses that a socket unit listens on, and whether for datagrams.
     of_unit: BTreeSet<(bool, Address)>,
     store: Store,
@@ -86,7 +89,7 @@ pub struct Prepared {
 }
 
 /// The address as it came out, its sockets, and the path that goes with them.
-type Bound = (Address, Vec<OwnedFd>, Option<PathBuf>);
+pub type Bound = (Address, Vec<OwnedFd>, Option<PathBuf>);
 
 impl Binder {
     #[must_use]
@@ -94,6 +97,7 @@ impl Binder {
         let store = Store::new(handed.iter().map(|handed| handed.name.as_str()));
         Binder {
             inherited: Inherited::new(handed),
+            bequests: Bequests::default(),
             of_unit: BTreeSet::new(),
             store,
             given_back: Vec::new(),
@@ -102,6 +106,80 @@ impl Binder {
             free: BTreeSet::new(),
             next: 0,
             resting: Vec::new(),
+        }
+    }
+
+    /// The binder of a successor: what the process before has bound, and what the service manager's store has of it.
+    #[must_use]
+    pub fn after(
+        workers: u16,
+        bequests: Bequests,
+        spare: Vec<Handed>,
+        stored: &[String],
+    ) -> Binder {
+        Binder {
+            bequests,
+            store: Store::new(stored.iter().map(String::as_str)),
+            ..Binder::new(workers, spare)
+        }
+    }
+
+    /// Copies of everything bound, for a successor.
+    ///
+    /// # Errors
+    /// The kernel's, when no descriptor is left.
+    pub fn copies(&self) -> io::Result<(Vec<Bequest>, Vec<Handed>)> {
+        let mut bound = Vec::with_capacity(self.held.len());
+        for (key, socket) in &self.held {
+            let copies = socket.descriptors.iter().map(OwnedFd::try_clone);
+            bound.push(Bequest {
+                key: key.clone(),
+                bound: socket.address.clone(),
+                of_unit: self.of_unit.contains(&(key.is_udp, key.address.clone())),
+                descriptors: copies.collect::<io::Result<_>>()?,
+            });
+        }
+        Ok((bound, self.inherited.copies()?))
+    }
+
+    /// Sockets for datagrams, by number.
+    #[must_use]
+    pub fn udp_addresses(&self) -> Addresses {
+        let udp = self.held.iter().filter(|(key, _)| key.is_udp);
+        let addresses = udp.filter_map(|(_, socket)| Some((socket.id, socket.address.inet()?)));
+        addresses.collect()
+    }
+
+    #[must_use]
+    pub fn stored(&self) -> Vec<String> {
+        self.store.names()
+    }
+
+    /// The process before has let go: what it had bound is this process's alone.
+    pub fn own(&mut self) {
+        for bequest in self.bequests.own() {
+            let key = bequest.key;
+            self.give_back(key.is_udp, &key.address);
+            if let Address::Unix(path) = &bequest.bound {
+                remove_path(path);
+            }
+            log::info!(
+                "the socket on {} is not wanted any more: closed",
+                bequest.bound
+            );
+        }
+    }
+
+    /// A successor has everything: lets go of it without a trace.
+    pub fn hand_over(&mut self) {
+        self.held.clear();
+        self.inherited = Inherited::default();
+    }
+
+    /// Sets the options of all sockets again: a successor that came to nothing may have set others.
+    pub async fn set_options_again(&mut self, plan: &Plan) {
+        if let Ok(prepared) = self.prepare(plan).await {
+            self.commit(prepared);
         }
     }
 
@@ -143,8 +221,8 @@ impl Binder {
     pub fn abandon(&mut self, prepared: Prepared) {
         for (key, (socket, _)) in prepared.keys {
             if !self.held.contains_key(&key) {
-                // What a crashed process left in the store is for the next start.
-                if !self.store.has(key.is_udp, &key.address) {
+                // What a crashed process left in the store is for the next start, and what is borrowed is another's.
+                if !self.store.has(key.is_udp, &key.address) && !self.bequests.borrowed(&key) {
                     remove_file(&socket);
                 }
                 // No worker has seen it.
@@ -195,7 +273,7 @@ impl Binder {
     /// The start failed: leaves nothing behind but what the store keeps for the next one.
     pub fn give_up(&mut self) {
         for (key, socket) in std::mem::take(&mut self.held) {
-            if !self.store.has(key.is_udp, &key.address) {
+            if !self.store.has(key.is_udp, &key.address) && !self.bequests.borrowed(&key) {
                 remove_file(&socket);
             }
         }
@@ -289,6 +367,12 @@ impl Binder {
 
     fn adopt_or_open(&mut self, key: &BindKey, options: &ListenOptions) -> io::Result<Bound> {
         let (is_udp, address) = (key.is_udp, &key.address);
+        if let Some((bound, of_unit)) = self.bequests.adopt(key, self.workers, options)? {
+            if of_unit {
+                self.of_unit.insert((is_udp, address.clone()));
+            }
+            return Ok(bound);
+        }
         let adoption = self
             .inherited
             .adopt((is_udp, address), self.workers, options)?;
@@ -385,9 +469,12 @@ fn apply(socket: &ListenSocket, options: &ListenOptions) -> io::Result<()> {
 }
 
 fn remove_file(socket: &ListenSocket) {
-    let Some(path) = &socket.unlink else {
-        return;
-    };
+    if let Some(path) = &socket.unlink {
+        remove_path(path);
+    }
+}
+
+fn remove_path(path: &std::path::Path) {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
             log::warn!("{} cannot be removed: {error}", path.display());

@@ -20,6 +20,7 @@ use crate::prober::{
 
 use super::breakers::BreakerNotes;
 use super::events::Events;
+use super::upgrade::Family;
 
 /// Names by id, retired ones included.
 #[derive(Debug, Default, Clone)]
@@ -144,6 +145,8 @@ pub struct Board {
     pub log_lost: AtomicU64,
     /// Busy share of each worker over the last second, in millionths.
     pub busy_ppm: Vec<AtomicU64>,
+    /// This process and those before it.
+    pub family: Mutex<Family>,
     /// Share of each resource that is left, by name.
     pub headroom: Mutex<Vec<(&'static str, f64)>>,
     /// Set while the process goes away: `/readyz` fails then.
@@ -168,6 +171,7 @@ impl Board {
             log_lines: AtomicU64::new(0),
             log_lost: AtomicU64::new(0),
             busy_ppm,
+            family: Mutex::default(),
             headroom: Mutex::default(),
             leaving: AtomicBool::new(false),
             view: Mutex::new(Arc::new(view)),

@@ -16,7 +16,10 @@ use super::resolver::{self, Resolved};
 /// Few ever ask at once; the next waits for its turn before it is taken.
 const WAITING_MAX: usize = 16;
 
-#[derive(Clone, Debug)]
+/// Why nothing changes while a successor starts.
+pub const UNDER_WAY: &str = "an upgrade is under way: ask again in a moment";
+
+#[derive(Clone, Debug, PartialEq)]
 pub enum Demand {
     /// The operator's state of a backend, its weight, or both.
     Alter {
@@ -36,6 +39,8 @@ pub enum Demand {
         confirm: Option<Duration>,
     },
     Confirm,
+    /// A successor of this process is to take over.
+    Upgrade,
 }
 
 /// What came of a demand.
@@ -47,6 +52,8 @@ pub struct Done {
     pub changes: Vec<String>,
     /// Whether it is kept over a restart.
     pub kept: bool,
+    /// Generation and process of the successor that serves now.
+    pub successor: Option<(u32, u32)>,
 }
 
 /// Why a demand was not met.
@@ -59,6 +66,8 @@ pub enum Refused {
     Conflict(String),
     /// The configuration file was not taken.
     Reload(String),
+    /// The successor did not become ready.
+    Upgrade(String),
     /// It is in force, but a worker has not said so in time.
     Late,
     /// The process is about to end.
@@ -108,7 +117,16 @@ impl Demands {
 
 impl Office {
     pub(super) async fn meet(&mut self, posted: Posted) {
+        if self.succession.is_busy() && posted.demand != Demand::Upgrade {
+            // A successor has taken over what is known; what is changed now would be lost.
+            posted.refuse(Refused::Conflict(UNDER_WAY.to_owned()));
+            return;
+        }
         let answer = match posted.demand {
+            Demand::Upgrade => {
+                self.begin_upgrade(Some(posted.answer));
+                return;
+            }
             Demand::Alter {
                 name,
                 admin,
@@ -122,6 +140,7 @@ impl Office {
             }
             Demand::Confirm => self.confirm(),
         };
+        self.tell_elders_of_changes();
         let _ = posted.answer.send(answer);
     }
 
@@ -186,8 +205,8 @@ impl Office {
             // What was answered late may be repeated until it is known.
             return match self.publisher.settled().await {
                 true => Ok(Done {
-                    changes: Vec::new(),
                     kept: self.kept,
+                    ..Done::default()
                 }),
                 false => Err(Refused::Late),
             };
@@ -207,6 +226,7 @@ impl Office {
             true => Ok(Done {
                 changes,
                 kept: self.kept,
+                ..Done::default()
             }),
             false => Err(Refused::Late),
         }

@@ -153,6 +153,7 @@ const GLOBAL: &[Key<GlobalPlan>] = &[
     ("pin", |it| if it.pin { "on" } else { "off" }.to_owned()),
     ("shutdown_grace", |it| time(it.shutdown_grace)),
     ("shutdown_delay", |it| time(it.shutdown_delay)),
+    ("upgrade_grace", |it| or_off(it.upgrade_grace, time)),
     ("access_log", |it| match &it.access_log {
         AccessLog::Off => "off".to_owned(),
         AccessLog::Stdout => "stdout".to_owned(),

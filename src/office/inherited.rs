@@ -76,6 +76,20 @@ impl Inherited {
         Inherited { sockets }
     }
 
+    /// Copies of what nobody has taken, for a successor.
+    ///
+    /// # Errors
+    /// The kernel's, when no descriptor is left.
+    pub fn copies(&self) -> io::Result<Vec<Handed>> {
+        let copies = self.sockets.iter().map(|own| {
+            Ok(Handed {
+                name: own.name.clone(),
+                descriptor: own.descriptor.try_clone()?,
+            })
+        });
+        copies.collect()
+    }
+
     /// A socket that has a listener's name must be on one of its addresses.
     ///
     /// # Errors
@@ -188,7 +202,7 @@ impl Inherited {
 }
 
 /// One socket for each worker. A group of another user cannot be joined: then workers share what there is.
-fn complete_group(
+pub fn complete_group(
     descriptors: &mut Vec<OwnedFd>,
     workers: usize,
     address: &Address,
@@ -202,7 +216,7 @@ fn complete_group(
     }
 }
 
-fn make_ours(
+pub fn make_ours(
     descriptors: &[OwnedFd],
     (is_udp, address): (bool, &Address),
     options: &ListenOptions,

@@ -12,11 +12,12 @@ use super::demands::Refused;
 use super::failure::Failure;
 use super::signals::Wish;
 use super::start::SCRIBE_PATIENCE;
+use super::upgrade::words::Word;
 use super::world::nanoseconds;
 use super::{Event, Office, notify};
 
 /// How long after the last close workers may still need to finish: their resets and last answers of the kernel.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How a phase of leaving ended.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -29,6 +30,7 @@ enum Left {
 
 impl Office {
     pub(super) async fn leave(mut self) -> Result<(), Failure> {
+        self.fail_upgrade("it is to leave").await;
         let grace = self.world.plan.global.shutdown_grace;
         let delay = self.world.plan.global.shutdown_delay;
         let sessions = self.board.process.used();
@@ -50,10 +52,12 @@ impl Office {
                 now.after(nanoseconds(grace)),
             ),
         };
+        self.take_elders_along(from, until);
         let mut ended = self.drain(from, until).await;
         if ended == Left::Hurried {
             log::info!("cutting what is left");
             let now = self.board.clock.now();
+            self.take_elders_along(now, now);
             ended = self.drain(now, now).await;
             if ended == Left::Hurried {
                 // Asked a third time: not even the workers' last answers are waited for.
@@ -78,6 +82,16 @@ impl Office {
         Ok(())
     }
 
+    /// Stopping the service stops every generation of it.
+    fn take_elders_along(&self, from: Nanos, until: Nanos) {
+        let now = self.board.clock.now();
+        let in_ms = |moment: Nanos| moment.since(now) / 1_000_000;
+        self.tell_elders(|| Word::Leave {
+            from_ms: in_ms(from),
+            until_ms: in_ms(until),
+        });
+    }
+
     /// Publishes the draining world and waits for all workers to stop.
     async fn drain(&mut self, close_from: Nanos, close_until: Nanos) -> Left {
         self.phase = Phase::Draining {
@@ -96,9 +110,10 @@ impl Office {
         let patience = Duration::from_nanos(remaining) + PATIENCE;
         self.wait(patience, |office| {
             let workers = &office.board.hatches.workers;
-            workers
-                .iter()
-                .all(|hatch| hatch.counters.stopped.read() > 0)
+            !office.succession.has_elders()
+                && workers
+                    .iter()
+                    .all(|hatch| hatch.counters.stopped.read() > 0)
         })
         .await
     }
@@ -119,8 +134,11 @@ impl Office {
                 Err(_) | Ok(Event::Looked(_)) => {}
                 Ok(Event::Tick) => self.on_tick(),
                 Ok(Event::Demand(posted)) => posted.refuse(Refused::Leaving),
+                Ok(Event::Look) => self.look_after_waiting(),
+                Ok(Event::Heard(id, heard)) => self.on_heard(id, heard).await,
                 Ok(Event::Wish(Wish::Leave)) => return Left::Hurried,
-                Ok(Event::Wish(Wish::Reload | Wish::ReopenLogs)) => self.scribe.reopen(),
+                Ok(Event::Wish(Wish::Reload | Wish::ReopenLogs)) => self.reopen_logs(),
+                Ok(Event::Wish(Wish::Upgrade)) => {}
             }
         }
     }

@@ -219,6 +219,20 @@ fn parse(text: &[u8]) -> Result<Operator, String> {
     Ok(operator)
 }
 
+/// The operator's word as one page of text.
+#[must_use]
+pub fn page(operator: &Operator) -> String {
+    String::from_utf8(write(operator)).unwrap_or_default()
+}
+
+/// Reads a page.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn read_page(text: &str) -> Result<Operator, String> {
+    parse(text.as_bytes())
+}
+
 fn write(operator: &Operator) -> Vec<u8> {
     let admin = operator.admin.iter().map(|(name, admin)| State {
         pool: name.pool.clone(),

@@ -10,8 +10,10 @@
 //! | `trial`, `vitals` | goes back, where a reload is not confirmed or does harm |
 //! | `demands`, `operator`, `ledger` | what operators change in the running process, and where that is kept |
 //! | `leave` | drains and ends |
-//! | `registry` | identities over reloads |
+//! | `upgrade` | a successor takes over, and this process keeps its sessions until they end |
+//! | `registry`, `counting` | identities over reloads, and where their limits are counted |
 //! | `binder` | listening sockets over reloads |
+//! | `bequest` | sockets of the process before |
 //! | `inherited`, `store`, `notify` | what the service manager hands over, keeps for us, and is told |
 //! | `headroom` | what is left of descriptors, memory, ports |
 //! | `sandbox` | what the process may do and who it is, from its first thread on |
@@ -22,11 +24,13 @@
 //! | `diary`, `journald` | what the process says of itself, and how it gets into the journal |
 
 mod admin;
+mod bequest;
 mod binder;
 mod board;
 mod breakers;
 mod checks;
 mod conflicts;
+mod counting;
 mod crew;
 mod demands;
 mod diary;
@@ -53,6 +57,7 @@ mod start;
 mod store;
 mod tick;
 mod trial;
+mod upgrade;
 mod vitals;
 mod warm;
 mod world;
@@ -84,13 +89,17 @@ use scribe::line::Format;
 use scribe::sink::Place;
 use sd_notify::NotifyState;
 use signals::{Signals, Wish};
+use upgrade::words::Word;
+use upgrade::{Heard, LineId, Succession};
 use world::World;
 
 pub use crate::sys::handed::{Handed, take_handed};
+pub use crate::sys::keeper::Keeper;
 pub use crew::{kernel_features, workers_of};
 pub use diary::{flush as flush_diary, open as open_diary};
 pub use failure::Failure;
 pub use machine::survey;
+pub use upgrade::heir::{Predecessor, Teller};
 
 /// What the office needs to begin.
 #[derive(Debug)]
@@ -104,6 +113,10 @@ pub struct Setup {
     pub on_ready: Option<std::sync::mpsc::Sender<Ready>>,
     /// Orders from inside the process, besides signals.
     pub orders: Option<mpsc::UnboundedReceiver<Order>>,
+    /// Who can start a successor.
+    pub keeper: Option<Keeper>,
+    /// The process that this one succeeds.
+    pub predecessor: Option<Predecessor>,
 }
 
 /// What was bound, when everything serves.
@@ -124,13 +137,15 @@ pub enum Order {
 ///
 /// # Errors
 /// The office could not start (nothing is left bound or running then), or broke while running.
-pub fn run(setup: Setup) -> Result<(), Failure> {
+pub fn run(mut setup: Setup) -> Result<(), Failure> {
+    let heritage = setup.predecessor.take().map(Predecessor::inherit);
+    let heritage = heritage.transpose()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| Failure::CannotStart(format!("no runtime for the office: {error}")))?;
     let outcome = runtime.block_on(async {
-        let office = start::start(setup).await?;
+        let office = start::start(setup, heritage).await?;
         office.work().await
     });
     // A name server that does not answer must not hold up the end.
@@ -171,6 +186,9 @@ struct Office {
     tick: tick::Tick,
     roll_call: RollCall,
     headroom: Headroom,
+    succession: Succession,
+    /// Connections to the admin server that a successor has now.
+    old_places: Vec<Arc<admin::Places>>,
 }
 
 /// Where the admin server was asked to be, and the server.
@@ -180,25 +198,40 @@ enum Event {
     Wish(Wish),
     Looked(Resolved),
     Demand(Posted),
+    /// Another generation says something.
+    Heard(LineId, Heard),
     Tick,
+    /// Older generations may have given something back.
+    Look,
 }
 
 impl Office {
     async fn work(mut self) -> Result<(), Failure> {
         loop {
+            if self.succession.is_over() {
+                return self.retire().await;
+            }
             match self.next_event().await {
                 Event::Wish(Wish::Leave) => return self.leave().await,
                 Event::Wish(Wish::Reload) => {
-                    self.scribe.reopen();
-                    // What came of it is in log and status.
-                    let _ = self.reload(None).await;
+                    self.reopen_logs();
+                    if self.succession.is_busy() {
+                        log::error!("reload refused: {}", demands::UNDER_WAY);
+                    } else {
+                        // What came of it is in log and status.
+                        let _ = self.reload(None).await;
+                    }
                 }
-                Event::Wish(Wish::ReopenLogs) => self.scribe.reopen(),
+                Event::Wish(Wish::ReopenLogs) => self.reopen_logs(),
+                Event::Wish(Wish::Upgrade) => self.begin_upgrade(None),
+                Event::Heard(id, heard) => self.on_heard(id, heard).await,
+                Event::Look => self.look_after_waiting(),
                 Event::Looked(resolved) => self.take_lookups(resolved).await,
                 Event::Demand(posted) => self.meet(posted).await,
                 Event::Tick => {
                     self.on_tick();
                     self.watch_trial().await;
+                    self.watch_upgrade().await;
                     if self.crew.any_finished() {
                         self.scribe.stop(start::SCRIBE_PATIENCE);
                         return Err(Failure::Broken("a worker ended unasked".to_owned()));
@@ -220,7 +253,27 @@ impl Office {
             Some(Order::Leave) = orders => Event::Wish(Wish::Leave),
             Some(resolved) = self.lookups.1.recv() => Event::Looked(resolved),
             Some(posted) = self.demands.recv() => Event::Demand(posted),
+            (id, heard) = self.succession.next() => Event::Heard(id, heard),
             () = self.tick.next() => Event::Tick,
+            () = tokio::time::sleep(upgrade::LOOK), if self.succession.has_elders() => Event::Look,
+        }
+    }
+
+    fn reopen_logs(&self) {
+        self.scribe.reopen();
+        self.tell_elders(|| Word::ReopenLogs);
+    }
+
+    /// A successor has the admin server now: who asks anew asks that.
+    fn leave_admin(&mut self) {
+        let tcp = self.admin.take().map(|(_, server)| server.leave());
+        let unix = self.socket.take().map(admin::socket::SocketServer::leave);
+        self.old_places.extend(tcp.into_iter().chain(unix));
+    }
+
+    fn dismiss_admin(&self) {
+        for places in &self.old_places {
+            places.dismiss_idle();
         }
     }
 
@@ -236,8 +289,12 @@ impl Office {
         self.board.move_breakers(snapshot.pools.clone());
         let before = self.board.view();
         self.board.pin(self.view(Arc::clone(&snapshot)));
-        let events = &self.board.events;
-        events.listeners_changed(&before.snapshot, &snapshot);
+        // One that is handed over listens on.
+        let handed_over = |snapshot: &Snapshot| snapshot.phase == Phase::HandingOver;
+        if !handed_over(&before.snapshot) && !handed_over(&snapshot) {
+            let events = &self.board.events;
+            events.listeners_changed(&before.snapshot, &snapshot);
+        }
     }
 
     fn view(&self, snapshot: Arc<Snapshot>) -> View {

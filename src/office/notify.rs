@@ -3,11 +3,12 @@
 //! only.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use sd_notify::NotifyState;
 use sendfd::SendWithFd;
 
@@ -17,6 +18,39 @@ const PATIENCE: Duration = Duration::from_millis(100);
 /// The kernel passes at most 253 descriptors at a time.
 const DESCRIPTORS_AT_ONCE: usize = 128;
 
+/// The service manager listens to one process of a service.
+#[derive(Debug)]
+enum Voice {
+    Heard,
+    /// Another one is heard still: what is said is kept for later.
+    Waiting(Vec<(String, Vec<OwnedFd>)>),
+    /// Another one is heard now.
+    Silent,
+}
+
+static VOICE: Mutex<Voice> = Mutex::new(Voice::Heard);
+
+/// From now on nothing is said until [`speak`].
+pub fn hold_back() {
+    *VOICE.lock() = Voice::Waiting(Vec::new());
+}
+
+/// Says what was held back, and is heard from now on.
+pub fn speak() {
+    let before = std::mem::replace(&mut *VOICE.lock(), Voice::Heard);
+    if let Voice::Waiting(said) = before {
+        for (lines, sockets) in said {
+            let raw: Vec<RawFd> = sockets.iter().map(AsRawFd::as_raw_fd).collect();
+            deliver(&lines, &raw);
+        }
+    }
+}
+
+/// Another process speaks now; this one says nothing more.
+pub fn be_silent() {
+    *VOICE.lock() = Voice::Silent;
+}
+
 /// Whether anybody listens.
 #[must_use]
 pub fn is_heard() -> bool {
@@ -24,7 +58,7 @@ pub fn is_heard() -> bool {
 }
 
 pub fn tell(states: &[NotifyState<'_>]) {
-    tell_with(states, &[]);
+    tell_with(states, Vec::new());
 }
 
 /// A reload begins; what ends it is `Ready`.
@@ -44,9 +78,12 @@ pub fn keep(name: &str, sockets: &[BorrowedFd<'_>]) {
         // Else it would drop a socket as soon as that has an error to tell.
         NotifyState::Custom("FDPOLL=0"),
     ];
-    let raw: Vec<RawFd> = sockets.iter().map(AsRawFd::as_raw_fd).collect();
-    for some in raw.chunks(DESCRIPTORS_AT_ONCE) {
-        tell_with(&states, some);
+    for some in sockets.chunks(DESCRIPTORS_AT_ONCE) {
+        let copies = some.iter().map(BorrowedFd::try_clone_to_owned);
+        match copies.collect::<io::Result<_>>() {
+            Ok(copies) => tell_with(&states, copies),
+            Err(error) => log::warn!("{name} is not kept by the service manager: {error}"),
+        }
     }
 }
 
@@ -55,11 +92,24 @@ pub fn forget(name: &str) {
     tell(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)]);
 }
 
-fn tell_with(states: &[NotifyState<'_>], sockets: &[RawFd]) {
+fn tell_with(states: &[NotifyState<'_>], sockets: Vec<OwnedFd>) {
     if !is_heard() {
         return;
     }
     let lines: String = states.iter().map(|state| format!("{state}\n")).collect();
+    match &mut *VOICE.lock() {
+        Voice::Heard => {}
+        Voice::Silent => return,
+        Voice::Waiting(said) => {
+            said.push((lines, sockets));
+            return;
+        }
+    }
+    let raw: Vec<RawFd> = sockets.iter().map(AsRawFd::as_raw_fd).collect();
+    deliver(&lines, &raw);
+}
+
+fn deliver(lines: &str, sockets: &[RawFd]) {
     if let Err(error) = send(lines.as_bytes(), sockets) {
         log::warn!("the service manager cannot be told: {error}");
     }

@@ -12,8 +12,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
-use crate::handoff::{BackendShared, ListenerShared, PoolShared};
+use crate::handoff::{BackendShared, Capacity, ListenerShared, PoolShared};
 use crate::ids::{BackendId, ListenerId, Nanos, PoolId, millis};
+
+use super::counting::Counting;
+use super::upgrade::{key_of_backend, key_of_listener, key_of_pool, key_of_queue};
 
 /// How long an id rests after the last holder let go of it.
 const REST_NS: u64 = millis(5_000);
@@ -185,11 +188,20 @@ pub struct Registry {
     listeners: Roll<String, ListenerShared>,
     pools: Roll<String, PoolShared>,
     backends: Roll<BackendKey, BackendShared>,
+    /// Where limits are counted.
+    pub counting: Counting,
 }
 
 impl Registry {
+    /// The registry of a process that counts for itself.
+    #[cfg(test)]
     #[must_use]
     pub fn new(workers: u16) -> Registry {
+        Registry::counting(workers, Counting::default())
+    }
+
+    #[must_use]
+    pub fn counting(workers: u16, counting: Counting) -> Registry {
         let ids_max = usize::from(u16::MAX) + 1;
         Registry {
             workers,
@@ -197,6 +209,7 @@ impl Registry {
             listeners: Roll::new("listener", ids_max),
             pools: Roll::new("pool", ids_max),
             backends: Roll::new("backend", ids_max),
+            counting,
         }
     }
 
@@ -207,18 +220,23 @@ impl Registry {
     /// # Errors
     /// When all ids of the kind are taken; the caller rolls back.
     pub fn listener(&mut self, name: &str) -> Result<Arc<ListenerShared>, Exhausted> {
-        let workers = self.workers;
+        let (workers, counting) = (self.workers, &mut self.counting);
         self.listeners.claim(&name.to_owned(), self.round, |id| {
-            ListenerShared::new(ListenerId(id), name, workers)
+            let mut shared = ListenerShared::new(ListenerId(id), name, workers);
+            shared.capacity = counting.capacity(key_of_listener(name));
+            shared
         })
     }
 
     /// # Errors
     /// When all ids of the kind are taken; the caller rolls back.
     pub fn pool(&mut self, name: &str) -> Result<Arc<PoolShared>, Exhausted> {
-        let workers = self.workers;
+        let (workers, counting) = (self.workers, &mut self.counting);
         self.pools.claim(&name.to_owned(), self.round, |id| {
-            PoolShared::new(PoolId(id), name, workers)
+            let mut shared = PoolShared::new(PoolId(id), name, workers);
+            shared.flows = counting.capacity(key_of_pool(name));
+            shared.seniors = counting.seniors(key_of_queue(name));
+            shared
         })
     }
 
@@ -231,15 +249,17 @@ impl Registry {
         key: &BackendKey,
         unknown_is_eligible: bool,
     ) -> Result<Arc<BackendShared>, Exhausted> {
-        let workers = self.workers;
+        let (workers, counting) = (self.workers, &mut self.counting);
         self.backends.claim(key, self.round, |id| {
-            BackendShared::new(
+            let mut shared = BackendShared::new(
                 BackendId(id),
                 &key.pool,
                 &key.name,
                 unknown_is_eligible,
                 workers,
-            )
+            );
+            shared.capacity = counting.capacity(key_of_backend(key));
+            shared
         })
     }
 
@@ -261,6 +281,39 @@ impl Registry {
         self.listeners.sweep(now);
         self.pools.sweep(now);
         self.backends.sweep(now);
+        let known = self.listeners.entries.len() + 2 * self.pools.entries.len();
+        if self
+            .counting
+            .is_cluttered(known + self.backends.entries.len())
+        {
+            let queues = self.pools().map(|pool| key_of_queue(&pool.name));
+            let keys = self.limits().map(|(key, _)| key).chain(queues);
+            let keys: BTreeSet<String> = keys.collect();
+            self.counting.tidy(&keys);
+        }
+    }
+
+    /// Every count that a limit may be held against, by its key.
+    pub fn limits(&self) -> impl Iterator<Item = (String, &Capacity)> {
+        let listeners = self.listeners();
+        let listeners = listeners.map(|it| (key_of_listener(&it.name), &it.capacity));
+        let pools = self.pools().map(|it| (key_of_pool(&it.name), &it.flows));
+        let backends = self.keyed_backends();
+        let backends = backends.map(|(key, it)| (key_of_backend(key), &it.capacity));
+        listeners.chain(pools).chain(backends)
+    }
+
+    /// All backends with what they are known by.
+    pub fn keyed_backends(&self) -> impl Iterator<Item = (&BackendKey, &Arc<BackendShared>)> {
+        let entries = self.backends.entries.iter();
+        entries.map(|(key, entry)| (key, &entry.shared))
+    }
+
+    /// Whether any listener has flows.
+    #[must_use]
+    pub fn has_flows(&self) -> bool {
+        let shards = self.listeners().flat_map(|listener| &listener.workers);
+        shards.map(|shard| shard.flows_active.read()).sum::<u64>() > 0
     }
 
     /// Every identity that may still occur in a record, retired ones included.

@@ -47,6 +47,7 @@ impl Office {
                 let done = Done {
                     changes,
                     kept: self.kept,
+                    ..Done::default()
                 };
                 if settled {
                     Ok(done)
@@ -68,6 +69,7 @@ impl Office {
         self.repin();
         notify::tell(&[NotifyState::Ready]);
         self.tell_status();
+        self.tell_elders_of_changes();
         answer
     }
 

@@ -13,6 +13,8 @@ pub enum Wish {
     Reload,
     /// SIGUSR1: only reopen logs.
     ReopenLogs,
+    /// SIGUSR2: start a successor.
+    Upgrade,
 }
 
 /// The signals that the office listens to. While one exists, none of them has its default effect.
@@ -22,6 +24,7 @@ pub struct Signals {
     interrupt: Signal,
     hangup: Signal,
     user1: Signal,
+    user2: Signal,
 }
 
 impl Signals {
@@ -35,6 +38,7 @@ impl Signals {
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
             user1: signal(SignalKind::user_defined1())?,
+            user2: signal(SignalKind::user_defined2())?,
         })
     }
 
@@ -45,6 +49,7 @@ impl Signals {
             _ = self.interrupt.recv() => Wish::Leave,
             _ = self.hangup.recv() => Wish::Reload,
             _ = self.user1.recv() => Wish::ReopenLogs,
+            _ = self.user2.recv() => Wish::Upgrade,
         }
     }
 }

@@ -2,6 +2,7 @@
 //! names, sockets, workers, admin, and the first snapshot last.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,17 +11,19 @@ use sd_notify::NotifyState;
 use tokio::sync::mpsc;
 
 use crate::config::Plan;
-use crate::handoff::{Capacity, Hatches, Phase, Snapshot, Spin};
+use crate::handoff::{Hatches, Phase, Snapshot, Spin};
 use crate::ids::Clock;
+use crate::sys::shares::Column;
 
 use super::admin;
 use super::admin::socket::{BoundSocket, SocketServer};
 use super::binder::{Binder, Prepared};
 use super::board::{Board, Names, Reloads, View};
+use super::counting::{Counting, KEY_OF_PROCESS};
 use super::crew::{Crew, Kit, workers_of};
 use super::failure::Failure;
 use super::headroom::Headroom;
-use super::ledger::Ledger;
+use super::ledger::{self, Ledger};
 use super::operator::Applied;
 use super::publisher::Publisher;
 use super::registry::Registry;
@@ -30,39 +33,37 @@ use super::sandbox::{self, Sandbox};
 use super::scribe::Scribe;
 use super::signals::Signals;
 use super::tick::Tick;
+use super::upgrade::heir::{Claim, Heritage};
+use super::upgrade::words::BackendState;
+use super::upgrade::{Succession, states};
 use super::world::World;
-use super::{Demands, Office, Ready, Setup, checks, diary, log_place, machine, notify};
+use super::{Demands, Handed, Office, Ready, Setup, checks, diary, log_place, machine, notify};
 
 /// How long the end of the process waits for the access log.
 pub const SCRIBE_PATIENCE: Duration = Duration::from_secs(1);
 
-pub async fn start(setup: Setup) -> Result<Office, Failure> {
+pub async fn start(setup: Setup, mut heritage: Option<Heritage>) -> Result<Office, Failure> {
     let signals = Signals::listen()
         .map_err(|error| Failure::CannotStart(format!("signals cannot be heard: {error}")))?;
     let workers = workers_of(&setup.plan.global);
     let sessions_max = afford(&setup.plan)?;
     let hatches = Arc::new(Hatches::new(workers).map_err(|error| no_descriptor(&error))?);
-    let admin = setup.plan.admin.bind.map(admin::bind).transpose()?;
-    let socket = admin::socket::bind_socket(&setup.plan.admin)?;
-    let wanted_admin = setup.plan.admin.bind;
-    let mut binder = Binder::new(workers, setup.handed);
-    let mut registry = Registry::new(workers);
+    let (admin, socket) = bind_doors(&setup.plan, heritage.as_mut())?;
+    let mut own = Descent::of(workers, setup.handed, heritage);
     let file_plan = setup.plan;
-    let (ledger, applied) = recall(&file_plan, socket.as_ref());
-    let prepared = binder.prepare(&applied.plan).await?;
+    let (ledger, applied) = recall(&file_plan, socket.as_ref(), own.operator.take());
+    let prepared = own.binder.prepare(&applied.plan).await?;
     let closed = shut_in(&applied.plan, setup.file.as_deref(), &prepared);
-    let (world, sandbox) =
-        settle(applied.plan, prepared, &mut binder, &mut registry, closed).await?;
+    let (world, sandbox) = settle(applied.plan, prepared, &mut own, closed).await?;
 
-    let kit = kit(&hatches, sessions_max, world.plan.global.pin);
-    let nothing = view(empty(), &world, &registry, &Reloads::default());
+    let kit = kit(&hatches, sessions_max, world.plan.global.pin, &mut own);
+    let nothing = view(empty(), &world, &own.registry, &Reloads::default());
     let board = Board::new(kit.clock, kit.hatches.clone(), kit.process.clone(), nothing);
     let board = Arc::new(board);
     let (demands, demanded) = Demands::open();
-    let socket = socket.map(|bound| (bound, demands));
-    let up = bring_up(&kit, &board, (admin, socket), log_place(&world.plan));
+    let up = bring_up(&kit, &board, log_place(&world.plan));
     // Paths of unix sockets must not be left behind.
-    let (crew, scribe, server, socket) = up.inspect_err(|_| binder.give_up())?;
+    let (crew, scribe) = up.inspect_err(|_| own.binder.give_up())?;
     let office = Office {
         file: setup.file,
         file_plan,
@@ -71,8 +72,8 @@ pub async fn start(setup: Setup) -> Result<Office, Failure> {
         ledger,
         demands: demanded,
         board,
-        registry,
-        binder,
+        registry: own.registry,
+        binder: own.binder,
         sandbox,
         world,
         publisher: Publisher::new(hatches),
@@ -81,34 +82,107 @@ pub async fn start(setup: Setup) -> Result<Office, Failure> {
         trial: None,
         crew,
         scribe,
-        admin: wanted_admin.zip(server),
-        socket,
+        admin: None,
+        socket: None,
         signals,
         orders: setup.orders,
         lookups: mpsc::unbounded_channel(),
         tick: Tick::new(workers),
         roll_call: RollCall::new(usize::from(workers)),
         headroom: Headroom::default(),
+        succession: Succession::new(setup.keeper, own.claim.as_ref()),
+        old_places: Vec::new(),
     };
-    office.begin(setup.on_ready).await
+    let doors = (admin, socket.map(|bound| (bound, demands)));
+    office.begin(doors, own.claim, setup.on_ready).await
+}
+
+type Admin = Option<(SocketAddr, admin::Bound)>;
+
+/// Where the admin server is asked, bound here or by the process before.
+fn bind_doors(
+    plan: &Plan,
+    mut heritage: Option<&mut Heritage>,
+) -> Result<(Admin, Option<BoundSocket>), Failure> {
+    let admin = match plan.admin.bind {
+        Some(wanted) => Some((wanted, bind_admin(wanted, heritage.as_deref_mut())?)),
+        None => None,
+    };
+    let socket = admin::socket::bind_socket(&plan.admin, heritage)?;
+    Ok((admin, socket))
+}
+
+fn bind_admin(
+    wanted: SocketAddr,
+    heritage: Option<&mut Heritage>,
+) -> Result<admin::Bound, Failure> {
+    match heritage.and_then(|own| own.admin(wanted)) {
+        Some(socket) => admin::adopt(socket),
+        None => admin::bind(wanted),
+    }
+}
+
+/// What a process begins with: everything new, or what the one before leaves to it.
+struct Descent {
+    binder: Binder,
+    registry: Registry,
+    clock: Clock,
+    claim: Option<Claim>,
+    /// A page of the ledger.
+    operator: Option<String>,
+    backends: Vec<BackendState>,
+}
+
+impl Descent {
+    fn of(workers: u16, handed: Vec<Handed>, heritage: Option<Heritage>) -> Descent {
+        let Some(mut own) = heritage else {
+            return Descent {
+                binder: Binder::new(workers, handed),
+                registry: Registry::counting(workers, Counting::begin(Column::default())),
+                clock: Clock::start(),
+                claim: None,
+                operator: None,
+                backends: Vec::new(),
+            };
+        };
+        let bequests = std::mem::take(&mut own.bequests);
+        let spare = std::mem::take(&mut own.spare);
+        let counting = std::mem::take(&mut own.counting);
+        Descent {
+            binder: Binder::after(workers, bequests, spare, &own.stored),
+            registry: Registry::counting(workers, counting),
+            clock: own.clock,
+            operator: Some(std::mem::take(&mut own.operator)),
+            backends: std::mem::take(&mut own.backends),
+            claim: Some(own.into_claim()),
+        }
+    }
 }
 
 /// What the operator has said to an earlier process, as far as it stands with this file.
-fn recall(file_plan: &Plan, socket: Option<&BoundSocket>) -> (Ledger, Applied) {
+fn recall(
+    file_plan: &Plan,
+    socket: Option<&BoundSocket>,
+    page: Option<String>,
+) -> (Ledger, Applied) {
     let ledger = Ledger::beside(socket.map(BoundSocket::path));
-    let applied = ledger.load().apply(file_plan);
+    let told = page.and_then(|page| ledger::read_page(&page).ok());
+    let operator = told.unwrap_or_else(|| ledger.load());
+    let applied = operator.apply(file_plan);
     for dropped in &applied.dropped {
         log::info!("{dropped}");
     }
     (ledger, applied)
 }
 
-fn kit(hatches: &Arc<Hatches>, sessions_max: u32, pin: bool) -> Kit {
+fn kit(hatches: &Arc<Hatches>, sessions_max: u32, pin: bool, own: &mut Descent) -> Kit {
+    let process = own.registry.counting.capacity(KEY_OF_PROCESS.to_owned());
+    process.set_limit(sessions_max);
     Kit {
         hatches: Arc::clone(hatches),
-        clock: Clock::start(),
+        clock: own.clock,
         sessions_max,
-        process: Arc::new(Capacity::new(sessions_max)),
+        process: Arc::new(process),
         pin,
     }
 }
@@ -129,10 +203,10 @@ fn shut_in(plan: &Plan, file: Option<&Path>, prepared: &Prepared) -> Result<Sand
 async fn settle(
     plan: Plan,
     prepared: Prepared,
-    binder: &mut Binder,
-    registry: &mut Registry,
+    own: &mut Descent,
     shut_in: Result<Sandbox, Failure>,
 ) -> Result<(World, Sandbox), Failure> {
+    let (binder, registry) = (&mut own.binder, &mut own.registry);
     let sandbox = match shut_in {
         Ok(sandbox) => sandbox,
         Err(failure) => {
@@ -149,6 +223,7 @@ async fn settle(
             binder.commit(prepared);
             binder.sort_out(&world.plan);
             world.apply_limits();
+            states::restore(registry, &own.backends);
             Ok((world, sandbox))
         }
         Err(error) => {
@@ -158,37 +233,37 @@ async fn settle(
     }
 }
 
-type Up = (Crew, Scribe, Option<admin::Server>, Option<SocketServer>);
-
 /// Starts what runs beside the office.
 fn bring_up(
     kit: &Kit,
     board: &Arc<Board>,
-    admin: (Option<admin::Bound>, Option<(BoundSocket, Demands)>),
     log: (super::Place, super::Format),
-) -> Result<Up, Failure> {
+) -> Result<(Crew, Scribe), Failure> {
     let crew = Crew::start(kit)?;
     checks::start(board, kit.clock)?;
     let scribe = Scribe::start(Arc::clone(board), log.0, log.1)
         .map_err(|error| Failure::CannotStart(format!("no thread for the access log: {error}")))?;
-    let cannot = |error| Failure::CannotStart(format!("admin: {error}"));
-    let server = admin
-        .0
-        .map(|bound| admin::Server::start(bound, Arc::clone(board)));
-    let server = server.transpose().map_err(cannot)?;
-    let socket = admin
-        .1
-        .map(|(bound, demands)| SocketServer::start(bound, Arc::clone(board), demands));
-    let socket = socket.transpose().map_err(cannot)?;
-    Ok((crew, scribe, server, socket))
+    Ok((crew, scribe))
 }
+
+/// Bound, and not answered yet.
+type Doors = (Admin, Option<(BoundSocket, Demands)>);
 
 impl Office {
     /// The first snapshot, and the word that all is there.
     async fn begin(
         mut self,
+        doors: Doors,
+        claim: Option<Claim>,
         on_ready: Option<std::sync::mpsc::Sender<Ready>>,
     ) -> Result<Office, Failure> {
+        let succeeds = claim.is_some();
+        if let Some(claim) = claim {
+            let claimed = self.await_go(claim).await;
+            claimed.inspect_err(|_| self.binder.give_up())?;
+            self.binder.own();
+        }
+        self.recount();
         self.board.watch(checks::targets(&self.world));
         self.set_states();
         self.publish();
@@ -198,8 +273,28 @@ impl Office {
                 "a worker did not take the configuration within 2 s".to_owned(),
             ));
         }
+        self.open_doors(doors)
+            .inspect_err(|_| self.binder.give_up())?;
         self.announce(on_ready);
+        if succeeds {
+            self.confirm_going();
+        }
         Ok(self)
+    }
+
+    fn open_doors(&mut self, (tcp, unix): Doors) -> Result<(), Failure> {
+        let cannot = |error| Failure::CannotStart(format!("admin: {error}"));
+        if let Some((wanted, bound)) = tcp {
+            let server = admin::Server::start(bound, Arc::clone(&self.board)).map_err(cannot)?;
+            self.admin = Some((wanted, server));
+        }
+        if let Some((mut bound, demands)) = unix {
+            bound.own();
+            let board = Arc::clone(&self.board);
+            let server = SocketServer::start(bound, board, demands).map_err(cannot)?;
+            self.socket = Some(server);
+        }
+        Ok(())
     }
 
     fn announce(&self, on_ready: Option<std::sync::mpsc::Sender<Ready>>) {

@@ -61,6 +61,12 @@ impl Store {
         was_there
     }
 
+    /// All that is in there.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        self.names.iter().cloned().collect()
+    }
+
     #[must_use]
     pub fn has(&self, is_udp: bool, address: &Address) -> bool {
         name_of(is_udp, address).is_some_and(|name| self.names.contains(&name))

@@ -132,6 +132,7 @@ impl Office {
         Ok(Done {
             changes: Vec::new(),
             kept: self.kept,
+            ..Done::default()
         })
     }
 

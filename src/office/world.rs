@@ -19,7 +19,7 @@ use crate::handoff::{
     Protocol, ProxyVersion, Rate, Route, SessionTimes, Snapshot, Sources, Spin, Target, TierMember,
     WaitRules, Waiters,
 };
-use crate::ids::{Address, BackendId, Nanos};
+use crate::ids::{Address, BackendId, Nanos, SocketId};
 
 use super::board::BackendNote;
 use super::registry::{BackendKey, Exhausted, Registry};
@@ -157,6 +157,16 @@ impl World {
             .collect()
     }
 
+    /// The socket for datagrams at this address.
+    #[must_use]
+    pub fn udp_socket(&self, address: SocketAddr) -> Option<SocketId> {
+        let listeners = self.plan.listeners.iter().zip(&self.sockets);
+        let udp = listeners.filter(|(plan, _)| plan.protocol == config::Protocol::Udp);
+        let mut sockets = udp.flat_map(|(_, sockets)| sockets);
+        let found = sockets.find(|socket| socket.address.inet() == Some(address));
+        found.map(|socket| socket.id)
+    }
+
     /// The process stops accepting: sockets go, everything else stays.
     pub fn release_sockets(&mut self) {
         self.sockets.iter_mut().for_each(Vec::clear);
@@ -205,7 +215,10 @@ impl World {
                     config::Protocol::Tcp => Protocol::Tcp,
                     config::Protocol::Udp => Protocol::Udp,
                 },
-                sockets: self.sockets[i].clone(),
+                sockets: match phase {
+                    Phase::HandingOver => Vec::new(),
+                    _ => self.sockets[i].clone(),
+                },
                 wants_address: journal || self.needs_address(listener),
                 access: self.access[i].clone(),
                 preface: Arc::new(self.preface(listener)),

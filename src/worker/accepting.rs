@@ -326,6 +326,7 @@ impl<K: Kernel> Worker<K> {
                     socket: Arc::clone(socket),
                     open: false,
                     armed: false,
+                    handed_over: false,
                 });
                 if !self.open(id) {
                     self.pause_accepting();
@@ -352,7 +353,9 @@ impl<K: Kernel> Worker<K> {
     }
 
     /// A listener is never shut down: cancel the accept, let in (or refuse, and count) who is in its queue, close.
-    fn retire(&mut self, local: LocalSocket) {
+    /// One that is handed over keeps its queue.
+    fn retire(&mut self, mut local: LocalSocket) {
+        local.handed_over = self.world.phase == crate::handoff::Phase::HandingOver;
         if local.armed {
             self.kernel.stop_accept(local.socket.id);
             self.retiring.push(local);
@@ -362,7 +365,9 @@ impl<K: Kernel> Worker<K> {
     }
 
     fn serve_queue_and_close(&mut self, local: &LocalSocket) {
-        while let Some(incoming) = self.kernel.accept_now(local.socket.id) {
+        while !local.handed_over
+            && let Some(incoming) = self.kernel.accept_now(local.socket.id)
+        {
             self.let_in_or_park(local.listener, port_of(local), incoming);
         }
         self.kernel.close_listener(local.socket.id);

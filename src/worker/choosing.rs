@@ -47,7 +47,8 @@ impl<K: Kernel> Worker<K> {
             return;
         };
         // Newcomers queue behind those who wait.
-        let queue_first = first && pool.waiters.live() > 0;
+        let seniors = pool.waiters.size() > 0 && pool.shared.seniors.wait();
+        let queue_first = first && (pool.waiters.live() > 0 || seniors);
         let found = if queue_first {
             None
         } else {
@@ -202,7 +203,7 @@ impl<K: Kernel> Worker<K> {
     }
 
     fn serve_in_turn(&mut self, id: PoolId, pool: &Pool) {
-        while pool.waiters.live() > 0 && pool.any_open(self.now) {
+        while pool.waiters.live() > 0 && !pool.shared.seniors.wait() && pool.any_open(self.now) {
             let Some(ticket) = pool.waiters.oldest() else {
                 return;
             };

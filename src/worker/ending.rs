@@ -103,7 +103,7 @@ impl<K: Kernel> Worker<K> {
     /// The time to drain is over: a session that began now would only be cut.
     pub(super) fn all_must_be_closed(&self) -> bool {
         match self.world.phase {
-            Phase::Serving => false,
+            Phase::Serving | Phase::HandingOver => false,
             Phase::Draining { close_until, .. } => self.now >= close_until,
         }
     }

@@ -36,6 +36,8 @@ pub(super) struct LocalSocket {
     /// The kernel knows it; for want of a descriptor that may take a while.
     pub(super) open: bool,
     pub(super) armed: bool,
+    /// Its queue is a successor's.
+    pub(super) handed_over: bool,
 }
 
 /// Where a connect goes, and how.

@@ -31,6 +31,7 @@ fn defaults_are_those_of_the_specification() {
         (global.shutdown_grace, global.shutdown_delay),
         (seconds(300), seconds(0))
     );
+    assert_eq!(global.upgrade_grace, None);
     assert_eq!(
         (&global.access_log, global.access_log_format),
         (&AccessLog::Off, LogFormat::Text)
@@ -445,6 +446,7 @@ fn the_example_is_valid_and_shows_the_defaults() {
         "max_sessions",
         "shutdown_grace",
         "shutdown_delay",
+        "upgrade_grace",
         "access_log",
         "access_log_format",
         "spin",

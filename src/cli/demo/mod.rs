@@ -76,6 +76,8 @@ impl Balancer {
             handed: Vec::new(),
             on_ready: Some(tell_ready),
             orders: Some(inbox),
+            keeper: None,
+            predecessor: None,
         };
         let thread = std::thread::Builder::new()
             .name("office".to_owned())

@@ -51,6 +51,7 @@ fn write_global(page: &mut Page, plan: &GlobalPlan) {
         max_sessions,
         shutdown_grace,
         shutdown_delay,
+        upgrade_grace,
         access_log,
         access_log_format,
         log_interval,
@@ -65,6 +66,7 @@ fn write_global(page: &mut Page, plan: &GlobalPlan) {
     page.line("max_sessions", max_sessions.unwrap_or(0));
     page.text_line("shutdown_grace", shown(*shutdown_grace));
     page.text_line("shutdown_delay", shown(*shutdown_delay));
+    page.text_line("upgrade_grace", or_off(*upgrade_grace));
     page.text_line(
         "access_log",
         match access_log {

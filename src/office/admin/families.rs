@@ -132,6 +132,7 @@ pub(super) fn process(page: &mut Page<'_>, board: &Board, view: &View) -> fmt::R
         "Generation of the published world",
         [(vec![], view.snapshot.generation as f64)],
     )?;
+    generations(page, board)?;
     page.gauge(
         "sessions_limit",
         "Sessions that the process takes at most",
@@ -166,6 +167,35 @@ pub(super) fn process(page: &mut Page<'_>, board: &Board, view: &View) -> fmt::R
         ],
     )?;
     logs(page, board)
+}
+
+/// This process and those before it.
+fn generations(page: &mut Page<'_>, board: &Board) -> fmt::Result {
+    let family = board.family.lock().clone();
+    page.gauge(
+        "process_generation",
+        "Of this process: 1, and one more with each upgrade",
+        [(vec![], f64::from(family.generation))],
+    )?;
+    page.gauge(
+        "older_processes",
+        "Processes before this one that still have sessions",
+        [(vec![], family.older.len() as f64)],
+    )?;
+    let left = family.older.iter().map(|it| it.sessions + it.flows);
+    page.gauge(
+        "older_sessions",
+        "Sessions and flows of the processes before this one",
+        [(vec![], left.sum::<u64>() as f64)],
+    )?;
+    page.counter(
+        "upgrades",
+        "Upgrades of the process",
+        [
+            (vec![("result", "done")], family.done),
+            (vec![("result", "failed")], family.failed),
+        ],
+    )
 }
 
 fn logs(page: &mut Page<'_>, board: &Board) -> fmt::Result {

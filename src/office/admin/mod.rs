@@ -28,6 +28,7 @@ use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,7 +42,8 @@ use tokio::task::JoinHandle;
 use super::board::Board;
 use super::failure::Failure;
 use client::{Client, PATIENCE};
-use places::{Place, Places};
+use places::Place;
+pub use places::Places;
 use router::Entrance;
 
 const CONNECTIONS_MAX: usize = 64;
@@ -83,11 +85,24 @@ pub fn bind(address: SocketAddr) -> Result<Bound, Failure> {
     })
 }
 
+/// Takes the address over from the process before.
+///
+/// # Errors
+/// The kernel's.
+pub fn adopt(socket: OwnedFd) -> Result<Bound, Failure> {
+    let socket = std::net::TcpListener::from(socket);
+    let address = socket.local_addr();
+    let address = address.map_err(|error| Failure::CannotStart(format!("admin: {error}")))?;
+    Ok(Bound { socket, address })
+}
+
 /// A running admin server; dropping it stops accepting, answers under way are finished.
 #[derive(Debug)]
 pub struct Server {
     pub address: SocketAddr,
     accepting: JoinHandle<()>,
+    listener: Arc<TcpListener>,
+    places: Arc<Places>,
 }
 
 impl Drop for Server {
@@ -103,25 +118,43 @@ impl Server {
     /// The kernel's, when the socket cannot be watched.
     pub fn start(bound: Bound, board: Arc<Board>) -> io::Result<Server> {
         let listener = Arc::new(TcpListener::from_std(bound.socket)?);
+        let places = Places::new(CONNECTIONS_MAX, GRACE);
+        let own = Arc::clone(&listener);
         let next = move || {
-            let listener = Arc::clone(&listener);
+            let listener = Arc::clone(&own);
             async move { listener.accept().await.map(|(stream, _)| stream) }
         };
+        let entrance = Entrance::tcp(board);
         Ok(Server {
             address: bound.address,
-            accepting: tokio::spawn(accept(next, Entrance::tcp(board))),
+            accepting: tokio::spawn(accept(next, entrance, Arc::clone(&places))),
+            listener,
+            places,
         })
+    }
+
+    /// A copy of the socket, for a successor.
+    ///
+    /// # Errors
+    /// The kernel's, when no descriptor is left.
+    pub fn copy(&self) -> io::Result<OwnedFd> {
+        self.listener.as_fd().try_clone_to_owned()
+    }
+
+    /// Stops accepting. What is left are connections.
+    #[must_use]
+    pub fn leave(self) -> Arc<Places> {
+        Arc::clone(&self.places)
     }
 }
 
 /// Serves each stream that `next` gives, as many at a time as there are places.
-async fn accept<S, F, A>(next: F, entrance: Entrance)
+async fn accept<S, F, A>(next: F, entrance: Entrance, places: Arc<Places>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     F: Fn() -> A,
     A: Future<Output = io::Result<S>>,
 {
-    let places = Places::new(CONNECTIONS_MAX, GRACE);
     loop {
         match next().await {
             Ok(stream) => {

@@ -119,7 +119,7 @@ fn reason(status: u16) -> &'static str {
         408 => "the body did not come in time",
         409 => "it does not go with what is there",
         413 => "the body is too long",
-        422 => "the configuration file was not taken",
+        422 => "the configuration file was not taken, or the successor did not become ready",
         503 => "not now",
         504 => "a worker has not answered within 2 s",
         _ => "see the sentence",
@@ -281,6 +281,9 @@ const SCHEMAS: &[(&str, Schema)] = &[
     ("Reloaded", || {
         object(&json!({ "changes": list(&text()), "confirm_until": or_null("string") }))
     }),
+    ("Upgraded", || {
+        object(&json!({ "generation": count(), "pid": count() }))
+    }),
     ("Confirmed", || {
         object(&json!({ "confirmed": { "type": "boolean" } }))
     }),
@@ -298,11 +301,22 @@ fn status() -> Value {
         "phase": word(&["serving", "leaving", "draining"]),
         "generation": count(),
         "reload": reload,
+        "process": process_schema(),
         "sessions": sessions,
         "workers": list(&json!({ "type": "object" })),
         "listeners": list(&named("Listener")),
         "pools": list(&named("Pool")),
         "removed_backends": list(&json!({ "type": "object" })),
         "operator": list(&text()),
+    }))
+}
+
+fn process_schema() -> Value {
+    let older = object(&json!({
+        "generation": count(), "pid": count(), "sessions": count(), "flows": count(), "since": text(),
+    }));
+    object(&json!({
+        "pid": count(), "generation": count(), "older": list(&older), "upgrades": count(), "failed": count(),
+        "last_upgrade": or_null("object"),
     }))
 }

@@ -100,6 +100,15 @@ impl Places {
         }
     }
 
+    /// Ends every connection that has no request under way.
+    pub fn dismiss_idle(&self) {
+        for seat in &self.taken.lock().seats {
+            if let (Some(_), Some(task)) = (seat.idle_since, &seat.task) {
+                task.abort();
+            }
+        }
+    }
+
     /// Tells what to end when the place is taken away.
     pub fn belongs(&self, number: u64, task: AbortHandle) {
         match self.taken.lock().seat(number) {

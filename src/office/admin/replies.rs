@@ -64,6 +64,10 @@ pub fn refused(why: &Refused) -> Reply {
                 format!("the configuration was not taken, the old one stays: {sentence}");
             problem(StatusCode::UNPROCESSABLE_ENTITY, &sentence)
         }
+        Refused::Upgrade(sentence) => {
+            let sentence = format!("not upgraded: {sentence}");
+            problem(StatusCode::UNPROCESSABLE_ENTITY, &sentence)
+        }
         Refused::Late => problem(
             StatusCode::GATEWAY_TIMEOUT,
             "a worker has not taken the change within 2 s; it will when it goes on: ask again",

@@ -210,6 +210,16 @@ pub static ROUTES: &[Route] = &[
         answers: &[(200, "Confirmed"), (409, "Problem")],
         answer: later!(confirm),
     },
+    Route {
+        verb: Verb::Post,
+        path: "/v1/upgrade",
+        door: Door::Socket,
+        about: "Has a successor of this process, of the program as it is now, take over; answers when that serves",
+        query: &[],
+        body: None,
+        answers: &[(200, "Upgraded"), (409, "Problem"), (422, "Problem")],
+        answer: later!(upgrade),
+    },
 ];
 
 fn dashboard_page(_: &Call) -> Reply {
@@ -298,6 +308,19 @@ async fn read_confirm(body: Incoming) -> Result<Option<Duration>, Reply> {
         let fits = (Duration::from_secs(1)..=Duration::from_secs(3600)).contains(&patience);
         fits.then_some(patience)
     })
+}
+
+async fn upgrade(call: Call) -> Reply {
+    match call.entrance.demand(Demand::Upgrade).await {
+        Ok(done) => {
+            let (generation, pid) = done.successor.unwrap_or_default();
+            json(
+                StatusCode::OK,
+                &json!({ "generation": generation, "pid": pid }),
+            )
+        }
+        Err(why) => refused(&why),
+    }
 }
 
 async fn confirm(call: Call) -> Reply {

@@ -4,6 +4,7 @@
 //! A file that a dead process left is replaced; one that somebody answers at is not touched.
 
 use std::io::{self, ErrorKind};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener as Listening, UnixStream};
 use std::path::{Path, PathBuf};
@@ -17,8 +18,9 @@ use crate::config::{self, AdminPlan};
 use crate::office::board::Board;
 use crate::office::demands::Demands;
 use crate::office::failure::Failure;
+use crate::office::upgrade::heir::Heritage;
 
-use super::Entrance;
+use super::{Entrance, Places};
 
 /// Few ever ask at once.
 const BACKLOG: i32 = 64;
@@ -33,20 +35,30 @@ pub struct BoundSocket {
 impl BoundSocket {
     #[must_use]
     pub fn path(&self) -> &Path {
-        &self.file.0
+        &self.file.path
+    }
+
+    /// The process before has let go of it: the file is this process's.
+    pub fn own(&mut self) {
+        self.file.is_own = true;
     }
 }
 
 /// The socket's file, removed with its owner.
 #[derive(Debug)]
-struct File(PathBuf);
+struct File {
+    path: PathBuf,
+    /// Not another process's.
+    is_own: bool,
+}
 
 impl Drop for File {
     fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_file(&self.0)
+        if self.is_own
+            && let Err(error) = std::fs::remove_file(&self.path)
             && error.kind() != ErrorKind::NotFound
         {
-            log::warn!("{} cannot be removed: {error}", self.0.display());
+            log::warn!("{} cannot be removed: {error}", self.path.display());
         }
     }
 }
@@ -56,12 +68,23 @@ impl Drop for File {
 ///
 /// # Errors
 /// The plan names a path, and it cannot be bound.
-pub fn bind_socket(plan: &AdminPlan) -> Result<Option<BoundSocket>, Failure> {
+pub fn bind_socket(
+    plan: &AdminPlan,
+    heritage: Option<&mut Heritage>,
+) -> Result<Option<BoundSocket>, Failure> {
     let environment = |name: &str| std::env::var(name).ok();
     let Some(path) = config::admin_socket(plan, &environment) else {
         log::info!("admin socket off: neither RUNTIME_DIRECTORY nor XDG_RUNTIME_DIR is set");
         return Ok(None);
     };
+    if let Some(socket) = heritage.and_then(|own| own.admin_socket(&path)) {
+        let file = File {
+            path,
+            is_own: false,
+        };
+        let socket = Listening::from(socket);
+        return Ok(Some(BoundSocket { socket, file }));
+    }
     match (bind(&path), &plan.socket) {
         (Ok(bound), _) => {
             log::info!("admin socket {}", path.display());
@@ -93,7 +116,10 @@ fn bind(path: &Path) -> Result<BoundSocket, String> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(said)?;
     let address = SockAddr::unix(path).map_err(said)?;
     socket.bind(&address).map_err(said)?;
-    let file = File(path.to_owned());
+    let file = File {
+        path: path.to_owned(),
+        is_own: true,
+    };
     // Before anybody can connect.
     std::fs::set_permissions(path, PermissionsExt::from_mode(0o660)).map_err(said)?;
     socket.listen(BACKLOG).map_err(said)?;
@@ -127,7 +153,9 @@ fn remove_left_over(path: &Path) -> Result<(), String> {
 #[derive(Debug)]
 pub struct SocketServer {
     accepting: JoinHandle<()>,
-    _file: File,
+    listener: Arc<UnixListener>,
+    places: Arc<Places>,
+    file: File,
 }
 
 impl Drop for SocketServer {
@@ -147,13 +175,39 @@ impl SocketServer {
         demands: Demands,
     ) -> io::Result<SocketServer> {
         let listener = Arc::new(UnixListener::from_std(bound.socket)?);
+        let places = Places::new(super::CONNECTIONS_MAX, super::GRACE);
+        let own = Arc::clone(&listener);
         let next = move || {
-            let listener = Arc::clone(&listener);
+            let listener = Arc::clone(&own);
             async move { listener.accept().await.map(|(stream, _)| stream) }
         };
+        let entrance = Entrance::socket(board, demands);
+        let accepting = super::accept(next, entrance, Arc::clone(&places));
         Ok(SocketServer {
-            accepting: tokio::spawn(super::accept(next, Entrance::socket(board, demands))),
-            _file: bound.file,
+            accepting: tokio::spawn(accepting),
+            listener,
+            places,
+            file: bound.file,
         })
+    }
+
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.file.path
+    }
+
+    /// A copy of the socket, for a successor.
+    ///
+    /// # Errors
+    /// The kernel's, when no descriptor is left.
+    pub fn copy(&self) -> io::Result<OwnedFd> {
+        self.listener.as_fd().try_clone_to_owned()
+    }
+
+    /// Stops accepting and leaves the file to a successor. What is left are connections.
+    #[must_use]
+    pub fn leave(mut self) -> Arc<Places> {
+        self.file.is_own = false;
+        Arc::clone(&self.places)
     }
 }

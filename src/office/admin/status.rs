@@ -15,6 +15,7 @@ use crate::ids::{BackendId, Clock, ConnectFailure, End, Nanos, Refusal};
 use crate::office::board::{Board, Reloads, View};
 use crate::office::breakers::BreakerNote;
 use crate::office::operator::Name;
+use crate::office::upgrade::Family;
 use crate::prober::{BackendReport, Conflict};
 
 #[must_use]
@@ -44,12 +45,13 @@ pub fn of(board: &Board) -> Value {
         "uptime_seconds": uptime.as_secs_f64(),
         "started": stamp(board.started),
         "phase": match (snapshot.phase, board.is_leaving()) {
-            (Phase::Serving, false) => "serving",
-            (Phase::Serving, true) => "leaving",
+            (Phase::Serving | Phase::HandingOver, false) => "serving",
+            (Phase::Serving | Phase::HandingOver, true) => "leaving",
             (Phase::Draining { .. }, _) => "draining",
         },
         "generation": snapshot.generation,
         "reload": reload(&view.reloads),
+        "process": process(&board.family.lock()),
         "sessions": { "active": board.process.used(), "limit": board.process.limit() },
         "workers": workers(board),
         "access_log": {
@@ -83,6 +85,30 @@ fn reload(reloads: &Reloads) -> Value {
         "reverted": reloads.reverted,
         "confirm_until": reloads.pending.map(|pending| stamp(pending.until)),
         "last": last,
+    })
+}
+
+/// This process among those of its service.
+fn process(family: &Family) -> Value {
+    let older = family.older.iter().map(|older| {
+        json!({
+            "generation": older.generation,
+            "pid": older.pid,
+            "sessions": older.sessions,
+            "flows": older.flows,
+            "since": stamp(older.since),
+        })
+    });
+    json!({
+        "pid": std::process::id(),
+        "generation": family.generation,
+        "older": older.collect::<Vec<_>>(),
+        "upgrades": family.done,
+        "failed": family.failed,
+        "last_upgrade": family.last.as_ref().map(|last| json!({
+            "at": stamp(last.at),
+            "error": last.error,
+        })),
     })
 }
 

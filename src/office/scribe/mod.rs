@@ -301,7 +301,7 @@ mod tests {
         let place = Place::File(path.clone());
         let scribe = Scribe::start(Arc::clone(&board), place, Format::Text).unwrap();
         let view = board.view();
-        for shard in &view.snapshot.listeners[0].shared.workers {
+        for shard in &view.snapshot.listeners[0].shared.workers[..2] {
             shard.refused[Refusal::ListenerLimit.index()].add(5);
         }
         scribe.stop(Duration::from_secs(10));

@@ -53,6 +53,15 @@ pub enum Response {
     Last,
 }
 
+/// How far a flow has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    pub last: Nanos,
+    pub requests: u32,
+    pub responses: u32,
+    pub answered: bool,
+}
+
 #[derive(Debug)]
 struct Flow<T> {
     caller: Caller,
@@ -205,6 +214,29 @@ impl<T> FlowTable<T> {
         let unanswered = &mut self.groups[group].unanswered;
         unanswered.push(&mut self.entries, slot);
         Ok(self.key(slot))
+    }
+
+    /// How far a flow has come: when it last heard something, datagrams each way, and whether it was answered.
+    #[must_use]
+    pub fn progress(&self, key: FlowKey) -> Option<Progress> {
+        self.flow(key).map(|flow| Progress {
+            last: flow.last,
+            requests: flow.requests,
+            responses: flow.responses,
+            answered: flow.answered,
+        })
+    }
+
+    /// A flow that has just been inserted had come so far already, elsewhere.
+    pub fn go_on_from(&mut self, key: FlowKey, progress: Progress) {
+        if progress.answered {
+            self.on_response(key, 0, progress.last);
+        }
+        if let Some(flow) = self.flow_mut(key) {
+            flow.last = progress.last;
+            flow.requests = progress.requests;
+            flow.responses = progress.responses;
+        }
     }
 
     #[must_use]

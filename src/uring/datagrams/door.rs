@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use crate::ids::{ConnectFailure, FlowKey, SocketId};
 use crate::uring::buffers::Parcel;
@@ -89,8 +89,10 @@ pub trait Datagrams {
     /// The kernel's, when no descriptor is left.
     fn open_datagrams(&mut self, id: SocketId, socket: BorrowedFd<'_>) -> io::Result<()>;
     fn close_datagrams(&mut self, id: SocketId);
-    /// Receives again on a socket whose receive had paused with an error.
+    /// Receives again on a socket whose receive had paused, with an error or by order.
     fn resume_datagrams(&mut self, id: SocketId);
+    /// Receives no more on this socket. What was received already is still told, and replies still leave.
+    fn pause_datagrams(&mut self, _id: SocketId) {}
 
     /// Gives a flow a socket towards its backend, in the place of one that it may have.
     ///
@@ -105,6 +107,20 @@ pub trait Datagrams {
     /// Whether the flow has a socket.
     fn has_flow(&self, flow: FlowKey) -> bool;
     fn close_flow(&mut self, flow: FlowKey);
+    /// A copy of the flow's socket, on which nothing is received here any more; `None` if it has none, or no descriptor is
+    /// left.
+    fn hand_out_flow(&mut self, _flow: FlowKey) -> Option<OwnedFd> {
+        None
+    }
+    /// Receives again on the socket of a flow that was handed out in vain.
+    fn take_back_flow(&mut self, _flow: FlowKey) {}
+    /// Gives a flow the socket that another process had for it.
+    ///
+    /// # Errors
+    /// There is no room for it.
+    fn adopt_flow(&mut self, _flow: FlowKey, _socket: OwnedFd) -> Result<(), ConnectFailure> {
+        Err(ConnectFailure::Resources)
+    }
     /// What flows that are over still hold is given back with the next turn; after this call it can be had.
     fn let_go_at_once(&mut self);
     /// Closes sockets that were kept for the next flows and were not needed since the last call. Tells whether any are

@@ -28,6 +28,8 @@ pub(super) struct Seat {
     bound: bool,
     /// A receive is in flight, or will be with the next turn.
     pub(super) armed: bool,
+    /// Another process receives here: an ended receive is not begun again.
+    pub(super) quiet: bool,
     pub(super) flow: Option<FlowKey>,
 }
 
@@ -72,6 +74,7 @@ impl Seats {
                     family,
                     bound,
                     armed: false,
+                    quiet: false,
                     flow: None,
                 });
                 self.seats.len() as u32 - 1
@@ -80,7 +83,7 @@ impl Seats {
         let seat = &mut self.seats[number as usize];
         seat.life = seat.life.wrapping_add(1);
         (seat.family, seat.bound) = (family, bound);
-        (seat.armed, seat.flow) = (false, None);
+        (seat.armed, seat.quiet, seat.flow) = (false, false, None);
         seat.socket = Some(socket);
         Ok(number)
     }
@@ -121,6 +124,7 @@ impl Seats {
         };
         let stock = &mut self.stock[seat.family];
         let serves = !seat.bound
+            && !seat.quiet
             && stock.len() < STOCK_MAX
             && seat
                 .socket()

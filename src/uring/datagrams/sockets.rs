@@ -46,6 +46,8 @@ pub(in crate::uring) struct DatagramSide {
     /// What every receive shows the kernel; boxed, so that it stays where it is.
     layout: Box<libc::msghdr>,
     listeners: Vec<Listening>,
+    /// Those of them on which another process receives.
+    quiet: Vec<SocketId>,
     /// By the flow's slot.
     pub(super) ways: Vec<Way>,
     seats: Seats,
@@ -65,6 +67,7 @@ impl DatagramSide {
             outbox,
             layout: Box::new(inbound::layout()),
             listeners: Vec::new(),
+            quiet: Vec::new(),
             ways: Vec::with_capacity(flows_max as usize),
             seats: Seats::new(flows_max),
             rearm: Vec::with_capacity(64),
@@ -112,13 +115,23 @@ impl Datagrams for Ring {
             return;
         };
         let socket = listeners.swap_remove(place).socket;
+        self.datagrams.quiet.retain(|quiet| *quiet != id);
         // What it was to send must leave before its number can be another's.
         self.submit_filling();
         let tag = Tag::house(Op::DatagramReceive, u32::from(id.0));
         self.cancel_and_close(tag, socket);
     }
 
+    fn pause_datagrams(&mut self, id: SocketId) {
+        if !self.datagrams.quiet.contains(&id) {
+            self.datagrams.quiet.push(id);
+            let tag = Tag::house(Op::DatagramReceive, u32::from(id.0));
+            self.push(&ops::cancel(tag, Tag::house(Op::Cancel, 0)), false);
+        }
+    }
+
     fn resume_datagrams(&mut self, id: SocketId) {
+        self.datagrams.quiet.retain(|quiet| *quiet != id);
         self.receive_datagrams(Tag::house(Op::DatagramReceive, u32::from(id.0)));
     }
 
@@ -137,25 +150,37 @@ impl Datagrams for Ring {
             Some(seat) => seat,
             None => self.new_seat(backend, source)?,
         };
-        let DatagramSide { ways, seats, .. } = &mut **self.datagrams;
-        while ways.len() <= flow.slot.index() {
-            ways.push(Way {
-                generation: 0,
-                filling: [NONE; 2],
-                joined_max: [u16::MAX; 2],
-                seat: NO_SEAT,
-            });
+        self.sit_down(flow, seat);
+        Ok(())
+    }
+
+    fn hand_out_flow(&mut self, flow: FlowKey) -> Option<OwnedFd> {
+        let number = self.datagrams.way(flow)?.seat;
+        let tag = self.datagrams.seats.tag(number)?;
+        let seat = self.datagrams.seats.seat(number)?;
+        let copy = seat.socket()?.try_clone_to_owned().ok()?;
+        seat.quiet = true;
+        if seat.armed {
+            self.push(&ops::cancel(tag, Tag::house(Op::Cancel, 0)), false);
         }
-        ways[flow.slot.index()] = Way {
-            generation: flow.generation,
-            filling: [NONE; 2],
-            joined_max: [u16::MAX; 2],
-            seat,
+        Some(copy)
+    }
+
+    fn take_back_flow(&mut self, flow: FlowKey) {
+        let Some(number) = self.datagrams.way(flow).map(|way| way.seat) else {
+            return;
         };
-        if let Some(seat) = seats.seat(seat) {
-            seat.flow = Some(flow);
+        if let Some(seat) = self.datagrams.seats.seat(number) {
+            seat.quiet = false;
+            self.arm(number);
         }
-        self.arm(seat);
+    }
+
+    fn adopt_flow(&mut self, flow: FlowKey, socket: OwnedFd) -> Result<(), ConnectFailure> {
+        // A socket of another's making serves this flow and no other.
+        let added = self.datagrams.seats.add(socket, true, true);
+        let seat = added.map_err(|_| ConnectFailure::Resources)?;
+        self.sit_down(flow, seat);
         Ok(())
     }
 
@@ -234,6 +259,29 @@ impl Datagrams for Ring {
 }
 
 impl Ring {
+    /// The flow has this seat now, and receives there.
+    fn sit_down(&mut self, flow: FlowKey, seat: u32) {
+        let DatagramSide { ways, seats, .. } = &mut **self.datagrams;
+        while ways.len() <= flow.slot.index() {
+            ways.push(Way {
+                generation: 0,
+                filling: [NONE; 2],
+                joined_max: [u16::MAX; 2],
+                seat: NO_SEAT,
+            });
+        }
+        ways[flow.slot.index()] = Way {
+            generation: flow.generation,
+            filling: [NONE; 2],
+            joined_max: [u16::MAX; 2],
+            seat,
+        };
+        if let Some(seat) = seats.seat(seat) {
+            seat.flow = Some(flow);
+        }
+        self.arm(seat);
+    }
+
     pub(super) fn discard_datagram(&mut self, datagram: Datagram) {
         let Datagram { parcel, .. } = datagram;
         self.datagrams.buffers.give_back(parcel.buffer);
@@ -301,8 +349,12 @@ impl Ring {
     fn receive_datagrams(&mut self, tag: Tag) {
         let datagrams = &mut **self.datagrams;
         let socket = match tag.op {
+            Op::DatagramReceive if datagrams.quiet.contains(&tag.socket()) => None,
             Op::DatagramReceive => datagrams.listener(tag.socket()),
-            _ => datagrams.seats.of(tag).and_then(|seat| seat.raw()),
+            _ => {
+                let seat = datagrams.seats.of(tag);
+                seat.filter(|seat| !seat.quiet).and_then(|seat| seat.raw())
+            }
         };
         if let Some(socket) = socket {
             let layout = &raw const *datagrams.layout;
@@ -348,10 +400,12 @@ impl Ring {
         let (current, whose) = match tag.op {
             Op::DatagramReceive => {
                 let known = datagrams.listener(tag.socket()).is_some();
-                (known, known.then_some(Whose::Listeners(tag.socket())))
+                let quiet = datagrams.quiet.contains(&tag.socket());
+                let whose = known.then_some(Whose::Listeners(tag.socket()));
+                (known && !quiet, whose)
             }
             _ => match datagrams.seats.of(tag) {
-                Some(seat) => (true, seat.flow.map(Whose::Flows)),
+                Some(seat) => (!seat.quiet, seat.flow.map(Whose::Flows)),
                 None => (false, None),
             },
         };
@@ -362,13 +416,21 @@ impl Ring {
                 None => datagrams.buffers.give_back(parcel.buffer),
             }
         }
-        match completion.receive_pause() {
+        let pause = completion.receive_pause();
+        if pause.is_some()
+            && !current
+            && let Some(seat) = self.datagrams.seats.of(tag)
+            && tag.op == Op::FlowReceive
+        {
+            seat.armed = false;
+        }
+        match pause {
             Some(ReceivePause::Over) if current => self.receive_datagrams(tag),
             Some(ReceivePause::NoBuffer) if current => {
                 outcomes.push(Outcome::NoDatagramBuffer);
                 self.datagrams.rearm.push(tag);
             }
-            Some(ReceivePause::Broken(refused)) => {
+            Some(ReceivePause::Broken(refused)) if current => {
                 if let Some(seat) = self.datagrams.seats.of(tag)
                     && tag.op == Op::FlowReceive
                 {

@@ -20,6 +20,8 @@ use super::tenant::FlowTenant;
 
 /// Backends that one datagram tries at most.
 const TRIES: usize = 4;
+/// How long a flow that was given out is left alone.
+const GIVEN_OUT_NS: u64 = millis(1_000);
 /// Flows that go at most for one socket: some may have none themselves.
 const VICTIMS: usize = 8;
 
@@ -48,7 +50,8 @@ impl<K: Kernel> Worker<K> {
         let local = local.filter(|local| !local.leaving).ok_or(Drop::Shutdown)?;
         let (listener, pool_id) = (Arc::clone(&local.listener), local.pool);
         let port = local.socket.address.inet().map_or(0, |own| own.port());
-        if self.world.phase != Phase::Serving {
+        // What was received before the hand-over is served as ever.
+        if matches!(self.world.phase, Phase::Draining { .. }) {
             return Err(Drop::Shutdown);
         }
         let pool = self.world.pool(pool_id).cloned().ok_or(Drop::NoBackend)?;
@@ -320,7 +323,7 @@ impl<K: Kernel> Worker<K> {
         }
     }
 
-    fn set_flow_timer(&mut self, flow: FlowKey) {
+    pub(super) fn set_flow_timer(&mut self, flow: FlowKey) {
         let silence_end = self.flows.table.silence_end(flow);
         if let Some(tenant) = self.flows.table.get_mut(flow) {
             let due = silence_end.min(tenant.kill_at);
@@ -344,6 +347,12 @@ impl<K: Kernel> Worker<K> {
                 continue;
             };
             tenant.timer_at = Nanos::NEVER;
+            if tenant.given_out {
+                // It is another's to end; should it come back, this looks again.
+                tenant.timer_at = self.now.after(GIVEN_OUT_NS);
+                self.flows.timers.set(slot, tenant.timer_at);
+                continue;
+            }
             let (kill_at, kill_as) = (tenant.kill_at, tenant.kill_as);
             if self.now >= kill_at {
                 self.end_flow(flow, kill_as);
@@ -447,7 +456,7 @@ impl<K: Kernel> Worker<K> {
     }
 }
 
-fn rules_of(pool: &Pool) -> FlowRules {
+pub(super) fn rules_of(pool: &Pool) -> FlowRules {
     let crate::handoff::FlowRules {
         idle_ns,
         responses,

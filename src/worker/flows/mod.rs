@@ -1,5 +1,5 @@
 //! Datagrams: from the kernel to the flow they belong to, and on to its other side. A flow's life is in [`life`], the
-//! sockets that clients write to are in [`sockets`]; the table itself, and who must leave it when it is full, is the
+//! sockets that clients write to are in [`sockets`], its way to a successor is in [`moving`]; the table itself, and who must leave it when it is full, is the
 //! study's.
 //!
 //! Nothing is sent here and now: what is passed on leaves with the next turn, many datagrams at a time.
@@ -7,6 +7,7 @@
 mod announcing;
 mod blame;
 mod life;
+mod moving;
 mod sockets;
 mod tenant;
 
@@ -32,6 +33,7 @@ pub(super) struct Flows {
     /// When sockets that wait for flows are looked through; never, while there are none.
     trim_at: Nanos,
     begun: u64,
+    leaving: moving::Leaving,
 }
 
 /// A socket that waits for a flow for so long without being needed is closed, at the latest after twice this.
@@ -48,6 +50,7 @@ impl Flows {
             retry_at: Nanos::NEVER,
             trim_at: Nanos::NEVER,
             begun: 0,
+            leaving: moving::Leaving::default(),
         }
     }
 

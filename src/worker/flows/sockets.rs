@@ -22,7 +22,7 @@ pub(super) struct DatagramSocket {
     pub(super) listener: Arc<ListenerShared>,
     pub(super) pool: PoolId,
     /// The kernel knows it.
-    open: bool,
+    pub(super) open: bool,
     /// The configuration has it no more: it serves the flows it has.
     pub(super) leaving: bool,
     flows: u32,
@@ -32,6 +32,15 @@ pub(super) struct DatagramSocket {
 
 impl<K: Kernel> Worker<K> {
     pub(in crate::worker) fn reconcile_datagrams(&mut self, snapshot: &Snapshot) {
+        if snapshot.phase == Phase::HandingOver {
+            self.hand_over_flows();
+            return;
+        }
+        if snapshot.phase == Phase::Serving {
+            self.take_flows_back();
+        } else {
+            self.forget_given_out();
+        }
         for local in &mut self.flows.sockets {
             local.leaving = true;
         }
@@ -41,6 +50,7 @@ impl<K: Kernel> Worker<K> {
                 self.have_socket(socket, &listener.shared, listener.pool);
             }
         }
+        self.adopt_flows();
         // While the process drains, flows go on; there is nobody to take their sockets over.
         if snapshot.phase != Phase::Serving {
             return;

@@ -42,6 +42,8 @@ pub(super) struct FlowTenant {
     /// When, and as what, the flow is to end by order or age.
     pub(super) kill_at: Nanos,
     pub(super) kill_as: End,
+    /// A successor has its socket.
+    pub(super) given_out: bool,
 }
 
 impl FlowTenant {
@@ -76,6 +78,7 @@ impl FlowTenant {
             timer_at: Nanos::NEVER,
             kill_at: Nanos::NEVER,
             kill_as: End::Internal,
+            given_out: false,
         }
     }
 

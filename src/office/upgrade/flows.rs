@@ -1,0 +1,199 @@
+//! UDP flows in words: what workers give out, by names that mean the same in the successor, and back. What the successor
+//! cannot place (its configuration has another pool or backend) ends, and what it held of limits is free.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use crate::handoff::{BackendShared, Holdings, MovingFlow};
+use crate::ids::{End, Nanos, SocketId};
+use crate::office::Office;
+use crate::office::counting::KEY_OF_PROCESS;
+
+use super::accounts::{key_of_backend, key_of_listener, key_of_pool};
+use super::words::{FlowState, Word};
+
+/// Flows in one message.
+const AT_ONCE: usize = 1_000;
+
+impl FlowState {
+    /// The limits that it holds something of, by key.
+    fn held(&self) -> impl Iterator<Item = String> {
+        let keys = [
+            self.backend.clone(),
+            key_of_listener(&self.listener),
+            KEY_OF_PROCESS.to_owned(),
+            key_of_pool(&self.pool),
+        ];
+        let held = keys.into_iter().zip(self.holds);
+        held.filter(|(_, holds)| *holds).map(|(key, _)| key)
+    }
+}
+
+impl Office {
+    /// What the workers have given out, worker by worker.
+    pub(super) fn flows_given_out(&self) -> Vec<(Word, Vec<OwnedFd>)> {
+        let keys = self.registry.keyed_backends();
+        let keys: BTreeMap<u16, String> = keys
+            .map(|(key, backend)| (backend.id.0, key_of_backend(key)))
+            .collect();
+        let pools = self.registry.pools();
+        let pools: BTreeMap<u16, &str> =
+            pools.map(|pool| (pool.id.0, pool.name.as_str())).collect();
+        let at = self.binder.udp_addresses();
+        let mut said = Vec::new();
+        for (worker, hatch) in self.board.hatches.workers.iter().enumerate() {
+            let mut states = Vec::new();
+            for flow in hatch.moving.collect() {
+                let known = (
+                    at.get(&flow.at),
+                    pools.get(&flow.pool.0),
+                    keys.get(&flow.backend.id.0),
+                );
+                if let (Some(at), Some(pool), Some(backend)) = known {
+                    states.push((state(&flow, *at, pool, backend), flow.socket));
+                }
+            }
+            while !states.is_empty() {
+                let some = states.split_off(states.len().saturating_sub(AT_ONCE));
+                let (flows, sockets) = some.into_iter().unzip();
+                said.push((Word::Flows { worker, flows }, sockets));
+            }
+        }
+        said
+    }
+
+    /// Puts the flows of the process before where workers take them with the first snapshot.
+    pub(super) fn place_flows(&mut self, words: Vec<(usize, Vec<FlowState>, Vec<OwnedFd>)>) {
+        if words.is_empty() {
+            return;
+        }
+        let keys = self.registry.keyed_backends();
+        let backends: BTreeMap<String, Arc<BackendShared>> = keys
+            .map(|(key, backend)| (key_of_backend(key), Arc::clone(backend)))
+            .collect();
+        let mut by_worker: BTreeMap<usize, Vec<MovingFlow>> = BTreeMap::new();
+        for (worker, flows, sockets) in words {
+            for (flow, socket) in flows.into_iter().zip(sockets) {
+                let backend = backends.get(&flow.backend);
+                let placed = backend.and_then(|backend| self.place(&flow, socket, backend));
+                let held = flow.held();
+                match placed.filter(|_| worker < self.board.hatches.workers.len()) {
+                    Some(moving) => {
+                        let bequests = &mut self.succession.bequests;
+                        held.for_each(|key| *bequests.entry(key).or_default() += 1);
+                        by_worker.entry(worker).or_default().push(moving);
+                    }
+                    None => held.for_each(|key| self.registry.counting.give_back(&key)),
+                }
+            }
+        }
+        for (worker, flows) in by_worker {
+            self.board.hatches.workers[worker].moving.bring(flows);
+        }
+    }
+
+    fn place(
+        &self,
+        flow: &FlowState,
+        socket: OwnedFd,
+        backend: &Arc<BackendShared>,
+    ) -> Option<MovingFlow> {
+        let at = self.world.udp_socket(flow.at)?;
+        let mut listeners = self.world.listeners.iter();
+        let listener = listeners.find(|own| own.name == flow.listener)?;
+        let pool = self.world.pools.iter().find(|own| own.name == flow.pool)?;
+        let [of_backend, of_listener, of_process, of_pool] = flow.holds;
+        Some(MovingFlow {
+            socket,
+            listener: Arc::clone(listener),
+            at,
+            client: flow.client,
+            local: flow.local,
+            pool: pool.id,
+            backend: Arc::clone(backend),
+            holdings: Holdings {
+                backend: of_backend,
+                listener: of_listener,
+                process: of_process,
+                pool: of_pool,
+            },
+            id: flow.id,
+            port: flow.at.port(),
+            hash: flow.hash,
+            opened: Nanos(flow.opened_ns),
+            last: Nanos(flow.last_ns),
+            kill_at: Nanos(flow.kill_ns),
+            kill_as: end_of(&flow.kill_as),
+            requests: flow.requests,
+            responses: flow.responses,
+            answered: flow.answered,
+            attempts: flow.attempts,
+            bytes: flow.bytes,
+            datagrams: flow.datagrams,
+            announced: flow.announced,
+        })
+    }
+
+    /// What adopted flows hold is this process's share now. `counted`: it is in the totals.
+    pub(super) fn take_bequests(&mut self, counted: bool) {
+        let bequests = std::mem::take(&mut self.succession.bequests);
+        let take = |capacity: &crate::handoff::Capacity, key: &str| {
+            for _ in 0..bequests.get(key).copied().unwrap_or(0) {
+                match counted {
+                    true => capacity.inherit(),
+                    false => capacity.reserve_anyway(),
+                }
+            }
+        };
+        if bequests.is_empty() {
+            return;
+        }
+        for (key, capacity) in self.registry.limits() {
+            take(capacity, &key);
+        }
+        take(&self.board.process, KEY_OF_PROCESS);
+    }
+}
+
+fn state(flow: &MovingFlow, at: SocketAddr, pool: &str, backend: &str) -> FlowState {
+    let Holdings {
+        backend: of_backend,
+        listener,
+        process,
+        pool: of_pool,
+    } = flow.holdings;
+    FlowState {
+        listener: flow.listener.name.clone(),
+        at,
+        client: flow.client,
+        local: flow.local,
+        pool: pool.to_owned(),
+        backend: backend.to_owned(),
+        holds: [of_backend, listener, process, of_pool],
+        id: flow.id,
+        hash: flow.hash,
+        opened_ns: flow.opened.0,
+        last_ns: flow.last.0,
+        kill_ns: flow.kill_at.0,
+        kill_as: flow.kill_as.word().to_owned(),
+        requests: flow.requests,
+        responses: flow.responses,
+        answered: flow.answered,
+        attempts: flow.attempts,
+        bytes: flow.bytes,
+        datagrams: flow.datagrams,
+        announced: flow.announced,
+    }
+}
+
+fn end_of(word: &str) -> End {
+    let mut all = End::ALL.iter();
+    all.find(|end| end.word() == word)
+        .copied()
+        .unwrap_or(End::Internal)
+}
+
+/// Sockets for datagrams by the number that workers know them by.
+pub type Addresses = BTreeMap<SocketId, SocketAddr>;
