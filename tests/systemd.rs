@@ -303,3 +303,62 @@ fn a_killed_service_loses_no_client_in_its_queue() {
     let left = within(seconds(5), "the log", || Some(container.log()));
     assert!(!left.contains("panicked"), "{left}");
 }
+
+/// The unit as it comes: a successor becomes the main process, the unit stays active, sessions stay with the old one, and
+/// a stop ends both.
+#[test]
+fn an_upgraded_service_stays_the_same_service() {
+    assert!(is_root(), "a container needs root: run the tests as root");
+    let _alone = alone();
+    let backend = Backend::named("a");
+    let address = net::free_address();
+    let body = single(address, backend.address);
+    let container = Container::boot(&unit_with("/ringway run -c /etc/ringway/config.toml"), &{
+        Setup::new(body).workers(2).text()
+    });
+    until(seconds(30), "the service serves", || {
+        net::try_connect(address).is_ok_and(|stream| read_line(&stream).is_ok_and(|a| a == "a"))
+    });
+    let show = |property: &str| container.show(property);
+    until(seconds(10), "it is active", || {
+        show("ActiveState") == "active"
+    });
+    let held = open(address);
+    let mut pid = show("MainPID");
+    for upgrade in 1..=2 {
+        let kill = ["kill", "-s", "USR2", "--kill-who=main", "ringway"];
+        container.systemctl(&kill);
+        until(seconds(10), "another process is the main one", || {
+            show("MainPID") != pid
+        });
+        pid = show("MainPID");
+        until(seconds(10), "it speaks to systemd", || {
+            show("StatusText") == "serving on 1 listener"
+        });
+        assert_eq!(show("ActiveState"), "active", "upgrade {upgrade}");
+        assert_eq!(show("NFileDescriptorStore"), "2", "as before");
+        talk(&held, "the first process lives");
+        talk(&open(address), "and the last one serves");
+    }
+    // The watchdog is fed by the new one: 10 s without that would end it.
+    std::thread::sleep(seconds(11));
+    container.systemctl(&["reload", "ringway"]);
+    assert_eq!((show("MainPID"), show("NRestarts")), (pid, "0".into()));
+    talk(&held, "still here");
+    // It is killed: systemd starts the next one, which finds the sockets in the store.
+    container.systemctl(&["kill", "-s", "KILL", "--kill-who=main", "ringway"]);
+    until(seconds(10), "systemd counts the restart", || {
+        show("NRestarts") == "1" && show("ActiveState") == "active"
+    });
+    talk(&open(address), "the next one serves");
+    container.systemctl(&["kill", "-s", "USR2", "--kill-who=main", "ringway"]);
+    let killed = show("MainPID");
+    until(seconds(10), "another process is the main one", || {
+        show("MainPID") != killed
+    });
+    container.systemctl(&["stop", "ringway"]);
+    assert_eq!(show("ActiveState"), "inactive");
+    assert_eq!(show("Result"), "success");
+    assert_eq!(show("NFileDescriptorStore"), "0");
+    assert!(net::try_connect(address).is_err(), "nobody listens");
+}

@@ -26,6 +26,7 @@ pub struct Setup {
     admin: SocketAddr,
     stdout: Option<File>,
     stderr: Option<File>,
+    program: PathBuf,
     directory: tempfile::TempDir,
 }
 
@@ -48,6 +49,7 @@ impl Setup {
             admin: net::free_address(),
             stdout: None,
             stderr: None,
+            program: PathBuf::from(PROGRAM),
             directory: tempfile::tempdir().expect("a folder of our own"),
         }
     }
@@ -87,6 +89,12 @@ impl Setup {
         self
     }
 
+    /// Another program than the one under test, or that one by another path.
+    pub fn program(mut self, program: PathBuf) -> Setup {
+        self.program = program;
+        self
+    }
+
     pub fn env(mut self, key: &str, value: &str) -> Setup {
         self.environment.push((key.to_string(), value.to_string()));
         self
@@ -109,7 +117,7 @@ impl Setup {
 
     fn command(&self) -> Command {
         fs::write(self.config(), self.text()).expect("write the configuration");
-        let mut command = Command::new(PROGRAM);
+        let mut command = Command::new(&self.program);
         command.arg("run").arg("-c").arg(self.config());
         // Not the place of an instance that this machine serves with.
         command.env_remove("RUNTIME_DIRECTORY");
@@ -320,6 +328,11 @@ impl Ringway {
         self.expect_end = true;
         process::wait_exit(&mut self.child, limit)
             .unwrap_or_else(|| panic!("ringway did not end within {limit:?}"))
+    }
+
+    /// It may end by itself: another process serves in its place.
+    pub fn may_end(&mut self) {
+        self.expect_end = true;
     }
 
     pub fn is_running(&mut self) -> bool {
