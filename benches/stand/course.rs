@@ -3,10 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::process::ExitCode;
 
 use super::options::Options;
 use super::place;
 use super::report::{self, Figures, Results, Sheet};
+use super::system;
 use super::watch::Watch;
 
 /// Who is measured.
@@ -139,8 +141,44 @@ fn look_closer<C: Course>(
     }
 }
 
+/// What a bench does with its command line: lists, or measures.
+pub fn run_all<T>(
+    all: &'static [T],
+    options: &Options,
+    sheet: fn(&T) -> Sheet,
+    taking_part: impl Fn(&T) -> Vec<<&'static T as Course>::Subject>,
+) -> ExitCode
+where
+    &'static T: Course,
+{
+    let run = || {
+        let scenarios = options.chosen(all, sheet)?;
+        if options.list {
+            for scenario in scenarios {
+                let Sheet { name, what, .. } = sheet(scenario);
+                println!("{name:<16} {what}");
+            }
+            return Ok(());
+        }
+        system::raise_descriptor_limit()?;
+        system::pin_self(&[place::LOAD_CORE])?;
+        measure_all(&scenarios, options, |scenario| taking_part(scenario))
+    };
+    exit_code(run())
+}
+
+pub fn exit_code(done: io::Result<()>) -> ExitCode {
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
 /// Measures all that is asked for, prints it and, at the end, what became of the goals.
-pub fn measure_all<C: Course>(
+fn measure_all<C: Course>(
     courses: &[C],
     options: &Options,
     taking_part: impl Fn(&C) -> Vec<C::Subject>,

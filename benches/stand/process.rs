@@ -1,4 +1,5 @@
-//! A balancer's process: started on its core from a configuration in a folder of its own, waited for, ended when dropped.
+//! A balancer's process: started on its core from a configuration in a folder of its own, waited for, ended when dropped;
+//! and a backend's.
 
 use std::fs;
 use std::io;
@@ -8,6 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::meter;
+use super::place::LOAD_CORE;
 use super::system;
 
 #[derive(Debug)]
@@ -65,6 +67,40 @@ impl Drop for Balancer {
         end(&mut self.child, system::SIGTERM);
         // Left behind at worst.
         let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// A backend's process, which is this program once more, on the load's core; ended when dropped.
+#[derive(Debug)]
+pub struct Backend {
+    child: Child,
+}
+
+impl Backend {
+    /// `arguments` go behind `--backend`; `is_ready` waits until it serves.
+    pub fn start(
+        arguments: &[String],
+        is_ready: impl FnOnce() -> io::Result<()>,
+    ) -> io::Result<Self> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg("--backend").args(arguments);
+        command.stdin(Stdio::null());
+        system::tie(&mut command, &[LOAD_CORE]);
+        let backend = Self {
+            child: command.spawn()?,
+        };
+        is_ready()?;
+        Ok(backend)
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+impl Drop for Backend {
+    fn drop(&mut self) {
+        end(&mut self.child, system::SIGTERM);
     }
 }
 

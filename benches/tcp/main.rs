@@ -18,8 +18,8 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use catalogue::{SCENARIOS, Scenario};
+use stand::course;
 use stand::options::Options;
-use stand::{course, place, system};
 use subjects::Subject;
 
 #[derive(Debug, Parser)]
@@ -32,37 +32,21 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    match act(&arguments) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{error}");
-            ExitCode::FAILURE
-        }
+    let Arguments { options, backend } = Arguments::parse();
+    match &backend[..] {
+        [port, size, closes_first] => course::exit_code(serve(port, size, closes_first)),
+        _ => course::run_all(SCENARIOS, &options, Scenario::sheet, |scenario| {
+            taking_part(scenario, &options)
+        }),
     }
 }
 
-fn act(arguments: &Arguments) -> io::Result<()> {
-    if let [port, size, closes_first] = &arguments.backend[..] {
-        let wrong = |_| io::Error::other("--backend takes a port and a size");
-        return backend::serve(backend::BackendRules {
-            port: port.parse().map_err(wrong)?,
-            size: size.parse().map_err(wrong)?,
-            closes_first: closes_first == "true",
-        });
-    }
-    let options = &arguments.options;
-    let scenarios = options.chosen(SCENARIOS, Scenario::sheet)?;
-    if options.list {
-        for scenario in scenarios {
-            println!("{:<16} {}", scenario.name, scenario.what);
-        }
-        return Ok(());
-    }
-    system::raise_descriptor_limit()?;
-    system::pin_self(&[place::LOAD_CORE])?;
-    course::measure_all(&scenarios, options, |scenario| {
-        taking_part(scenario, options)
+fn serve(port: &str, size: &str, closes_first: &str) -> io::Result<()> {
+    let wrong = |_| io::Error::other("--backend takes a port and a size");
+    backend::serve(backend::BackendRules {
+        port: port.parse().map_err(wrong)?,
+        size: size.parse().map_err(wrong)?,
+        closes_first: closes_first == "true",
     })
 }
 

@@ -3,7 +3,6 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use crate::bulk::{self, BulkBackend};
@@ -13,41 +12,23 @@ use crate::requests::Requests;
 use crate::stand::course::Course;
 use crate::stand::meter::{Memory, Reading};
 use crate::stand::options::Options;
-use crate::stand::place::{self, LOAD_CORE, SMALL_BACKEND, wait_for_listener};
-use crate::stand::process::end;
+use crate::stand::place::{self, SMALL_BACKEND, wait_for_listener};
+use crate::stand::process::{Backend, end};
 use crate::stand::report::{Figures, Sheet};
 use crate::stand::stage::{Settings, Stage, insert_counts, per_unit};
 use crate::stand::system;
 use crate::stand::watch::Watch;
 use crate::subjects::{Running, Subject};
 
-/// The small backend's process; ended when dropped.
-#[derive(Debug)]
-struct SmallBackend {
-    child: Child,
-}
-
-impl SmallBackend {
-    fn start(size: usize, closes_first: bool) -> io::Result<Self> {
-        let mut command = Command::new(std::env::current_exe()?);
-        command
-            .arg("--backend")
-            .args([SMALL_BACKEND.to_string(), size.to_string()])
-            .arg(closes_first.to_string())
-            .stdin(Stdio::null());
-        system::tie(&mut command, &[LOAD_CORE]);
-        let backend = Self {
-            child: command.spawn()?,
-        };
-        wait_for_listener(SMALL_BACKEND, Duration::from_secs(3))?;
-        Ok(backend)
-    }
-}
-
-impl Drop for SmallBackend {
-    fn drop(&mut self) {
-        end(&mut self.child, system::SIGTERM);
-    }
+/// The backend of small requests.
+fn start_small(size: usize, closes_first: bool) -> io::Result<Backend> {
+    let arguments = [
+        SMALL_BACKEND.to_string(),
+        size.to_string(),
+        closes_first.to_string(),
+    ];
+    let is_ready = || wait_for_listener(SMALL_BACKEND, Duration::from_secs(3));
+    Backend::start(&arguments, is_ready)
 }
 
 impl Course for &Scenario {
@@ -80,11 +61,9 @@ fn run(kind: Kind, subject: &Subject, settings: &Settings, watch: &Watch) -> io:
     place::enter_fresh()?;
     let small = match kind {
         Kind::Bulk { .. } => None,
-        Kind::Requests { size, .. } => Some(SmallBackend::start(size, false)?),
-        Kind::Connections { ending, .. } => {
-            Some(SmallBackend::start(64, ending == Ending::BackendFirst)?)
-        }
-        _ => Some(SmallBackend::start(64, false)?),
+        Kind::Requests { size, .. } => Some(start_small(size, false)?),
+        Kind::Connections { ending, .. } => Some(start_small(64, ending == Ending::BackendFirst)?),
+        _ => Some(start_small(64, false)?),
     };
     let bulk = match kind {
         Kind::Bulk { .. } | Kind::Mix { .. } => Some(BulkBackend::start()?),
@@ -92,7 +71,7 @@ fn run(kind: Kind, subject: &Subject, settings: &Settings, watch: &Watch) -> io:
     };
     let running = subject.start()?;
     let mut others = Vec::new();
-    others.extend(small.iter().map(|backend| backend.child.id()));
+    others.extend(small.iter().map(Backend::pid));
     others.extend(bulk.iter().map(BulkBackend::pid));
     let stage = Scene {
         stage: Stage {

@@ -13,14 +13,13 @@ mod stand;
 mod stream;
 mod subjects;
 
-use std::io;
 use std::process::ExitCode;
 
 use clap::Parser;
 
 use catalogue::{SCENARIOS, Scenario};
+use stand::course;
 use stand::options::Options;
-use stand::{course, place, system};
 use subjects::{Program, Subject};
 
 #[derive(Debug, Parser)]
@@ -33,31 +32,13 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    match act(&arguments) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{error}");
-            ExitCode::FAILURE
-        }
+    let Arguments { options, backend } = Arguments::parse();
+    match backend {
+        Some(port) => course::exit_code(backend::serve(port)),
+        None => course::run_all(SCENARIOS, &options, Scenario::sheet, |_| {
+            taking_part(&options)
+        }),
     }
-}
-
-fn act(arguments: &Arguments) -> io::Result<()> {
-    if let Some(port) = arguments.backend {
-        return backend::serve(port);
-    }
-    let options = &arguments.options;
-    let scenarios = options.chosen(SCENARIOS, Scenario::sheet)?;
-    if options.list {
-        for scenario in scenarios {
-            println!("{:<16} {}", scenario.name, scenario.what);
-        }
-        return Ok(());
-    }
-    system::raise_descriptor_limit()?;
-    system::pin_self(&[place::LOAD_CORE])?;
-    course::measure_all(&scenarios, options, |_| taking_part(options))
 }
 
 fn taking_part(options: &Options) -> Vec<Subject> {

@@ -2,7 +2,6 @@
 //! spoils no other.
 
 use std::io;
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use crate::catalogue::{Kind, Scenario};
@@ -11,43 +10,16 @@ use crate::requests::Requests;
 use crate::stand::course::Course;
 use crate::stand::meter::Memory;
 use crate::stand::options::Options;
-use crate::stand::place::{self, LOAD_CORE, SMALL_BACKEND, wait_for_bound};
-use crate::stand::process::{Balancer, end};
+use crate::stand::place::{self, SMALL_BACKEND, wait_for_bound};
+use crate::stand::process::{Backend, Balancer};
 use crate::stand::report::{Figures, Sheet};
 use crate::stand::stage::{Settings, Stage, Stretch, per_unit};
-use crate::stand::system;
 use crate::stand::watch::Watch;
 use crate::stream::{Receiver, Sender, latency_of};
 use crate::subjects::Subject;
 
 /// Flows that speak while others come and go.
 const OLD_FLOWS: usize = 16;
-
-/// The backend's process; ended when dropped.
-#[derive(Debug)]
-struct Backend {
-    child: Child,
-}
-
-impl Backend {
-    fn start() -> io::Result<Self> {
-        let mut command = Command::new(std::env::current_exe()?);
-        command.arg("--backend").arg(SMALL_BACKEND.to_string());
-        command.stdin(Stdio::null());
-        system::tie(&mut command, &[LOAD_CORE]);
-        let backend = Self {
-            child: command.spawn()?,
-        };
-        wait_for_bound(SMALL_BACKEND, Duration::from_secs(3))?;
-        Ok(backend)
-    }
-}
-
-impl Drop for Backend {
-    fn drop(&mut self) {
-        end(&mut self.child, system::SIGTERM);
-    }
-}
 
 impl Course for &Scenario {
     type Subject = Subject;
@@ -71,7 +43,8 @@ impl Course for &Scenario {
         let backend = if is_stream {
             None
         } else {
-            Some(Backend::start()?)
+            let is_ready = || wait_for_bound(SMALL_BACKEND, Duration::from_secs(3));
+            Some(Backend::start(&[SMALL_BACKEND.to_string()], is_ready)?)
         };
         let mut balancer = subject.start(self.kind.keep())?;
         let pids = balancer.as_ref().map_or(Vec::new(), |it| it.pids.clone());
@@ -79,7 +52,7 @@ impl Course for &Scenario {
             settings: &settings,
             watch,
             pids: &pids,
-            others: backend.iter().map(|backend| backend.child.id()).collect(),
+            others: backend.iter().map(Backend::pid).collect(),
         };
         let mut figures = run(self.kind, subject, &stage)?;
         let died = balancer.as_mut().is_some_and(Balancer::has_died);
