@@ -127,12 +127,7 @@ fn a_flood_on_one_pool_leaves_another_alone() {
 }
 
 /// Sources that nobody else has, each with one question, while `speakers` go on. All must be answered.
-fn crowd(
-    ringway: &Ringway,
-    front: SocketAddr,
-    speakers: &[UdpSocket],
-    relieve: impl FnOnce(&Ringway),
-) {
+fn crowd(ringway: &Ringway, front: SocketAddr, speakers: &[UdpSocket]) {
     for n in 0..200_u8 {
         let source = SocketAddr::from(([127, 201, n, 1], 9_000));
         let newcomer = UdpSocket::bind(source).unwrap();
@@ -141,8 +136,12 @@ fn crowd(
         let answer = ask(&newcomer, b"new").unwrap_or_else(|error| panic!("newcomer {n}: {error}"));
         assert_eq!(answer, b"new");
         asks(b"old", &speakers[usize::from(n) % speakers.len()]);
+        if n % 20 == 19 {
+            // Over a connection of its own each time.
+            let answer = ringway.get("/healthz");
+            assert!(answer.is_ok_and(|(code, _)| code == 200), "newcomer {n}");
+        }
     }
-    relieve(ringway);
     assert!(ringway.metric("ringway_udp_flows_crowded_out_total") > 100.0);
     let speakers = speakers.len() as f64;
     // Had one of them been let go, it would have begun another flow.
@@ -173,30 +172,19 @@ fn speakers(front: SocketAddr) -> Vec<UdpSocket> {
     sockets.collect()
 }
 
-fn crowded(lines: &str, prepare: impl FnOnce(&Ringway), relieve: impl FnOnce(&Ringway)) {
+fn crowded(lines: &str, prepare: impl FnOnce(&Ringway)) {
     let echo = Echo::plain();
     let front = net::free_address();
     let text = listener("front", front, "p") + &pool("p", lines, &[("a", echo.address)]);
     let ringway = Setup::new(text).start();
     let speakers = speakers(front);
     prepare(&ringway);
-    crowd(&ringway, front, &speakers, relieve);
+    crowd(&ringway, front, &speakers);
 }
 
-/// As many descriptors as it has now, and 24 more.
+/// As many descriptors as it has now, and 32 more: of so few, 16 are kept from flows.
 fn few_descriptors(ringway: &Ringway) {
-    allow_descriptors(
-        ringway,
-        process::settled_descriptors(ringway.pid()).all + 24,
-    );
-}
-
-/// Flows have taken them all: nobody else, who only wants to look at the metrics, would find one.
-fn more_descriptors(ringway: &Ringway) {
-    allow_descriptors(ringway, process::descriptors(ringway.pid()).all + 16);
-}
-
-fn allow_descriptors(ringway: &Ringway, most: usize) {
+    let most = process::settled_descriptors(ringway.pid()).all + 32;
     let done = Command::new("prlimit")
         .args(["--pid", &ringway.pid().to_string()])
         .arg(format!("--nofile={most}:"))
@@ -208,7 +196,7 @@ fn allow_descriptors(ringway: &Ringway, most: usize) {
 #[test]
 fn out_of_descriptors_the_oldest_go_and_speakers_stay() {
     let _alone = alone();
-    crowded("", few_descriptors, more_descriptors);
+    crowded("", few_descriptors);
 }
 
 /// Sockets that leave from a chosen address cannot be used again: they must be closed in time.
@@ -216,7 +204,7 @@ fn out_of_descriptors_the_oldest_go_and_speakers_stay() {
 fn out_of_descriptors_with_a_source_of_our_own() {
     let _alone = alone();
     let source = format!("source = [\"{}\"]", net::host());
-    crowded(&source, few_descriptors, more_descriptors);
+    crowded(&source, few_descriptors);
 }
 
 #[test]
@@ -225,7 +213,162 @@ fn out_of_ports_the_oldest_go_and_speakers_stay() {
         return;
     }
     std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "40000 40031").unwrap();
-    crowded("", |_| {}, |_| {});
+    crowded("", |_| {});
+}
+
+/// As it comes, with few descriptors from the start: whatever strangers do, who asks how it is finds one.
+#[test]
+fn a_flood_of_new_sources_leaves_a_descriptor_to_those_who_look() {
+    let _alone = alone();
+    let echo = Echo::plain();
+    let front = net::free_address();
+    let text = listener("front", front, "p") + &pool("p", "", &[("a", echo.address)]);
+    let ringway = Setup::new(text).workers(2).descriptors(2_000).start();
+    let (mut slowest, mut most) = (Duration::ZERO, 0);
+    for round in 0..20_u8 {
+        for n in 1..=250_u8 {
+            let source = IpAddr::V4(Ipv4Addr::new(127, 204, round, n));
+            let stranger = UdpSocket::bind((source, 0)).unwrap();
+            stranger.send_to(b"flood", front).unwrap();
+        }
+        let began = std::time::Instant::now();
+        let (code, _) = ringway.get("/v1/status").expect("an answer");
+        assert_eq!(code, 200);
+        slowest = slowest.max(began.elapsed());
+        most = most.max(process::descriptors(ringway.pid()).all);
+    }
+    let metrics = ringway.metrics();
+    let gone = metrics.sum("ringway_udp_flows_crowded_out_total", &[]);
+    println!(
+        "{most} of 2000 descriptors in use at most, {gone} flows had to go, answers in {slowest:?}"
+    );
+    assert!(gone > 500.0 && most < 2_000 - 250, "{gone} {most}");
+    let flows = metrics.sum("ringway_udp_flows_active", &[]);
+    assert!(flows > 50.0, "{flows}");
+    until(seconds(5), "it is said", || {
+        let word = "a flow had to go for want of room";
+        ringway.stderr().matches(word).count() == 1
+    });
+    asks(b"still there", &client(front));
+}
+
+/// Many datagrams of one flow and few of others have piled up: the others get all of theirs, and of the one the newest of
+/// each turn go, each counted.
+#[test]
+fn who_floods_gives_way_to_the_others() {
+    const FLOOD: u32 = 8_000;
+    const EACH: u32 = 25;
+    let _alone = alone();
+    let sink = UdpSocket::bind(net::free_address()).unwrap();
+    roomy(&sink);
+    sink.set_read_timeout(Some(net::PATIENCE)).unwrap();
+    let front = net::free_address();
+    let to = sink.local_addr().unwrap();
+    let ringway = Setup::new(listener("front", front, "p") + &pool("p", "", &[("a", to)])).start();
+    let flood = client(front);
+    let others: Vec<UdpSocket> = (0..8).map(|_| client(front)).collect();
+    let mut buffer = [0; 64];
+    for (n, socket) in others.iter().chain([&flood]).enumerate() {
+        socket.send(&[n as u8]).unwrap();
+        sink.recv(&mut buffer).unwrap();
+    }
+    ringway.signal("STOP");
+    for n in 0..FLOOD {
+        // Sizes that do not leave together.
+        flood.send(&vec![8; 1 + (n % 50) as usize]).unwrap();
+        if n % (FLOOD / EACH) == 0 {
+            for (n, socket) in others.iter().enumerate() {
+                socket.send(&[n as u8]).unwrap();
+            }
+        }
+    }
+    ringway.signal("CONT");
+    let mut seen = [0_u32; 9];
+    while seen[..8].iter().any(|count| *count < EACH) {
+        let length = sink.recv(&mut buffer).expect("all that others have sent");
+        assert!(length > 0);
+        seen[usize::from(buffer[0])] += 1;
+    }
+    let sum = |name: &str, labels: &[(&str, &str)]| ringway.metrics().sum(name, labels);
+    let all = f64::from(FLOOD + 8 * EACH + 9);
+    let mut dropped = 0.0;
+    until(seconds(20), "each is passed on or counted", || {
+        dropped = sum("ringway_udp_drops_total", &[("reason", "overload")]);
+        let passed = sum("ringway_udp_datagrams_total", &[("direction", "in")]);
+        passed + dropped == all
+    });
+    println!("of {FLOOD} in a flood {dropped} gave way");
+    assert_eq!(seen[..8], [EACH; 8]);
+    let flood = f64::from(FLOOD);
+    assert!(dropped > flood * 0.3 && dropped < flood * 0.95, "{dropped}");
+    assert_eq!(sum("ringway_udp_drops_total", &[]), dropped);
+}
+
+/// One flow sends without pause, others a little, all to a worker that cannot keep up: what is lost is the one's.
+#[test]
+fn a_flood_takes_no_more_than_its_share() {
+    let _alone = alone();
+    let echo = Echo::plain();
+    let front = net::free_address();
+    let text = listener("front", front, "p") + &pool("p", "", &[("a", echo.address)]);
+    let ringway = Setup::new(text).start();
+    let over = std::sync::atomic::AtomicBool::new(false);
+    let began = std::time::Instant::now();
+    let (mut asked, mut answered) = (0_u32, 0_u32);
+    let sent: u64 = std::thread::scope(|scope| {
+        let flooder = scope.spawn(|| {
+            let socket = client(front);
+            let mut sent = 0_u64;
+            while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                let _ = socket.send(&vec![1; 1 + (sent % 700) as usize]);
+                sent += 1;
+            }
+            sent
+        });
+        let others: Vec<UdpSocket> = (0..8).map(|_| client(front)).collect();
+        for socket in &others {
+            socket
+                .set_read_timeout(Some(Duration::from_millis(100)))
+                .unwrap();
+        }
+        while began.elapsed() < seconds(2) {
+            for socket in &others {
+                socket.send(b"quiet").unwrap();
+                asked += 1;
+            }
+            for socket in &others {
+                answered += u32::from(socket.recv(&mut [0; 16]).is_ok());
+            }
+        }
+        over.store(true, std::sync::atomic::Ordering::Relaxed);
+        flooder.join().unwrap()
+    });
+    let drops = |reason| {
+        let labels = [("reason", reason)];
+        ringway.metrics().sum("ringway_udp_drops_total", &labels)
+    };
+    let (overrun, overload) = (drops("overrun"), drops("overload"));
+    let lost = (overrun + overload) / sent as f64;
+    let quiet = f64::from(asked - answered) / f64::from(asked);
+    println!(
+        "a flood of {sent}: {:.1} % lost ({overrun} in the socket, {overload} for its share); of {asked} others {:.1} %",
+        lost * 100.0,
+        quiet * 100.0
+    );
+    assert!(asked > 50, "{asked}");
+    assert!(quiet <= lost / 4.0 + 0.05, "{quiet} {lost}");
+    // When the flood is over nothing is lost any more.
+    let socket = client(front);
+    until(seconds(10), "an answer", || {
+        socket
+            .set_read_timeout(Some(Duration::from_millis(200)))
+            .unwrap();
+        ask(&socket, b"after").is_ok_and(|answer| answer == b"after")
+    });
+    let before = process::cpu_time(ringway.pid());
+    std::thread::sleep(seconds(1));
+    let spent = process::cpu_time(ringway.pid()) - before;
+    assert!(spent < Duration::from_millis(150), "{spent:?} of a second");
 }
 
 /// Where datagrams must be cut into packets, several cannot leave in one send; each leaves by itself then.

@@ -114,6 +114,8 @@ words!(
         TableFull = "table-full",
         /// It came to a listener's socket that was full of others: the newest go.
         Overrun = "overrun",
+        /// More came than could be carried, most of it of its flow: the newest go.
+        Overload = "overload",
         /// The socket towards its receiver has no room.
         Full = "socket-full",
         /// ICMP said so, or there is no route.

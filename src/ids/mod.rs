@@ -100,6 +100,11 @@ pub struct FlowKey {
     pub generation: u16,
 }
 
+/// One of the connections that a flow has had towards its backends, by its worker's count. What is told of an earlier one
+/// is not said of the backend that the flow has now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Outlet(pub u32);
+
 /// One of a session's two sockets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct StreamKey {

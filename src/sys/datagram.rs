@@ -63,9 +63,14 @@ fn prepare(socket: BorrowedFd<'_>, address: SocketAddr) -> io::Result<()> {
         };
         set_integer(socket, level, option, 1)?;
     }
-    // More room is better; less still serves.
-    let _ = SockRef::from(&socket).set_recv_buffer_size(RECEIVE_BYTES);
-    accept_aggregates(socket);
+    make_roomy(socket);
+    // A listener's queue is all its clients'. Where the system allows it (CAP_NET_ADMIN), net.core.rmem_max does not count.
+    let _ = set_integer(
+        socket,
+        libc::SOL_SOCKET,
+        libc::SO_RCVBUFFORCE,
+        RECEIVE_BYTES as libc::c_int,
+    );
     Ok(())
 }
 
@@ -76,6 +81,12 @@ fn prepare(socket: BorrowedFd<'_>, address: SocketAddr) -> io::Result<()> {
 pub fn adopt_udp(socket: BorrowedFd<'_>, address: SocketAddr) -> io::Result<()> {
     SockRef::from(&socket).set_nonblocking(true)?;
     prepare(socket, address)
+}
+
+/// As much room for what arrives as the kernel gives, and several datagrams at a time. Less of either still serves.
+pub fn make_roomy(socket: BorrowedFd<'_>) {
+    let _ = SockRef::from(&socket).set_recv_buffer_size(RECEIVE_BYTES);
+    accept_aggregates(socket);
 }
 
 /// Datagrams that may lie unread in a socket for which [`reconnect`] is asked.

@@ -202,6 +202,20 @@ impl Buffers {
         {
             self.hand_over(buffer);
         }
+        self.show_tail();
+    }
+
+    /// So many more for the kernel, in the middle of a turn: answers that are not read yet have taken as many.
+    pub(super) fn publish_more(&mut self, count: usize) {
+        for _ in 0..count {
+            if let Some(buffer) = self.idle.pop() {
+                self.hand_over(buffer);
+            }
+        }
+        self.show_tail();
+    }
+
+    fn show_tail(&mut self) {
         // SAFETY: the mapping starts with the first entry, whose reserved field is the ring's tail.
         let tail = unsafe { BufRingEntry::tail(self.entries.start.as_ptr().cast()) };
         // SAFETY: the pointer is aligned, inside the mapping, and shared with the kernel only, which reads it atomically.

@@ -7,8 +7,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::ids::{
-    Address, Condition, ConnectFailure, Fault, FlowKey, Interest, Moved, ReceiveEnd, SessionKey,
-    Side, SocketId, StreamKey,
+    Address, Condition, ConnectFailure, Fault, FlowKey, Interest, Moved, Outlet, ReceiveEnd,
+    SessionKey, Side, SocketId, StreamKey,
 };
 
 use super::buffers::Parcel;
@@ -79,17 +79,18 @@ pub enum Outcome {
     Stream(StreamKey, Answer),
     /// From a client.
     Request(Envelope, Datagram),
-    /// From a flow's backend.
-    Response(FlowKey, Datagram),
-    /// A flow's socket has learned that its backend cannot be reached.
-    FlowBroken(FlowKey, Undelivered),
-    /// Datagrams on their way to this side were not taken.
+    /// From the backend behind this outlet of a flow's.
+    Response(FlowKey, Outlet, Datagram),
+    /// This outlet of a flow's has learned that its backend cannot be reached.
+    FlowBroken(FlowKey, Outlet, Undelivered),
+    /// Datagrams were not taken.
     Undelivered {
         flow: FlowKey,
-        side: Side,
+        /// Through which they were to go to a backend; `None`: they were for the client.
+        outlet: Option<Outlet>,
         datagrams: u32,
         why: Undelivered,
-        /// A heading that was to go ahead once is lost with them, and the flow still has the socket that it was for.
+        /// A heading that was to go ahead once is lost with them.
         headed: bool,
     },
     /// A receive found no buffer; what comes waits in its socket until the next turn.

@@ -26,6 +26,7 @@ impl Kernel for Ring {
         let hurry = self.begin_datagrams();
         self.enter(if hurry { Patience::None } else { patience });
         self.collect();
+        self.gather_datagrams();
         self.settle_flights(outcomes);
         self.settle_datagrams(outcomes);
         let mut completions = std::mem::take(&mut self.completions);

@@ -225,6 +225,11 @@ pub(super) fn datagram_socket_failure(error: &io::Error) -> ConnectFailure {
     }
 }
 
+/// Whether a call failed because this process has no descriptor left.
+pub(super) fn is_out_of_descriptors(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EMFILE)
+}
+
 /// Why a plain send of a datagram failed.
 pub(super) fn refusal_of(error: &io::Error) -> Refused {
     refused(error.raw_os_error().unwrap_or(0))

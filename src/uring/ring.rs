@@ -133,7 +133,7 @@ impl Ring {
         self.enter_with(to_submit, patience);
     }
 
-    fn enter_with(&mut self, to_submit: u32, patience: Patience) {
+    pub(super) fn enter_with(&mut self, to_submit: u32, patience: Patience) {
         self.unread_answers = true;
         let submitter = self.io.submitter();
         let min_complete = u32::from(patience != Patience::None);
@@ -186,6 +186,10 @@ impl Ring {
     /// a send without an answer passes for a whole one, so none may be overlooked.
     pub(super) fn collect(&mut self) {
         self.completions.clear();
+        self.collect_more();
+    }
+
+    pub(super) fn collect_more(&mut self) {
         self.copy_out();
         while self.io.submission().cq_overflow() {
             self.overflowed = true;

@@ -176,6 +176,7 @@ impl<K: Kernel> Worker<K> {
         self.spinner.note_wait(patience, self.now);
         let mut rung = self.mail_pending;
         self.hatch.roll.at(Step::Answers);
+        self.begin_fair_turn();
         for outcome in outcomes.drain(..) {
             match outcome {
                 Outcome::Stream(stream, answer) => self.on_answer(stream, answer),

@@ -5,7 +5,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::BorrowedFd;
 
-use ringway::ids::{ConnectFailure, FlowKey, SocketId};
+use ringway::ids::{ConnectFailure, FlowKey, Outlet, SocketId};
 use ringway::uring::{Datagram, Datagrams, Envelope, Heading};
 
 use super::kernel::FakeKernel;
@@ -30,7 +30,7 @@ impl Datagrams for FakeKernel {
         _: FlowKey,
         _: SocketAddr,
         _: Option<IpAddr>,
-    ) -> Result<(), ConnectFailure> {
+    ) -> Result<Outlet, ConnectFailure> {
         panic!("{NONE}");
     }
 
@@ -39,6 +39,10 @@ impl Datagrams for FakeKernel {
     }
 
     fn close_flow(&mut self, _: FlowKey) {
+        panic!("{NONE}");
+    }
+
+    fn flow_sockets_over(&self) -> u32 {
         panic!("{NONE}");
     }
 
@@ -60,5 +64,9 @@ impl Datagrams for FakeKernel {
 
     fn discard(&mut self, _: Datagram) {
         panic!("{NONE}");
+    }
+
+    fn is_behind(&self) -> bool {
+        false
     }
 }

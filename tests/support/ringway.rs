@@ -23,6 +23,7 @@ pub struct Setup {
     admin_lines: String,
     body: String,
     environment: Vec<(String, String)>,
+    descriptors: Option<u32>,
     admin: SocketAddr,
     stdout: Option<File>,
     stderr: Option<File>,
@@ -46,6 +47,7 @@ impl Setup {
             admin_lines: String::new(),
             body: body.into(),
             environment: Vec::new(),
+            descriptors: None,
             admin: net::free_address(),
             stdout: None,
             stderr: None,
@@ -100,6 +102,12 @@ impl Setup {
         self
     }
 
+    /// It may have so many, and no more (Debian: util-linux).
+    pub fn descriptors(mut self, most: u32) -> Setup {
+        self.descriptors = Some(most);
+        self
+    }
+
     pub fn folder(&self) -> &Path {
         self.directory.path()
     }
@@ -117,7 +125,14 @@ impl Setup {
 
     fn command(&self) -> Command {
         fs::write(self.config(), self.text()).expect("write the configuration");
-        let mut command = Command::new(&self.program);
+        let mut command = match self.descriptors {
+            None => Command::new(&self.program),
+            Some(most) => {
+                let mut command = Command::new("prlimit");
+                command.arg(format!("--nofile={most}")).arg(&self.program);
+                command
+            }
+        };
         command.arg("run").arg("-c").arg(self.config());
         // Not the place of an instance that this machine serves with.
         command.env_remove("RUNTIME_DIRECTORY");

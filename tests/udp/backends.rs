@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::support::checked_servers::{nginx, nsd};
 use super::support::datagrams::{Echo, ask, client};
-use super::support::ringway::{Setup, pool_with};
+use super::support::ringway::{Setup, pool_with, run};
 use super::support::wait::{seconds, until};
 use super::support::{alone, net};
 use super::{drops, end_of, flows, udp_listener};
@@ -131,6 +131,49 @@ fn a_backend_that_drains_keeps_its_flows_and_gets_no_other() {
         assert_eq!(answer_of(&client(front)), b"b");
     }
     assert_eq!(ringway.metric("ringway_udp_flows_moved_total"), 0.0);
+}
+
+/// The operator's words hold for flows as for sessions: draining keeps what is there, maintenance ends it at once, and its
+/// clients begin anew elsewhere.
+#[test]
+fn the_operator_drains_and_maintains_a_backend_of_flows() {
+    let (a, b) = (Echo::named("a"), Echo::named("b"));
+    let front = net::free_address();
+    let tables = "[pool.health]\nkind = \"none\"\n";
+    let setup = setup(front, "", tables, &[("a", a.address), ("b", b.address)]).workers(2);
+    let socket = setup.folder().join("admin.sock");
+    let setup = setup.admin(format!("socket = \"{}\"", socket.display()));
+    let ringway = setup.start();
+    let operate = |words: &[&str]| {
+        let place = ["--socket", socket.to_str().unwrap()];
+        let output = run(&[&words[..1], &place, &words[1..]].concat());
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), told)
+    };
+    let old: Vec<_> = (0..6).map(|_| client(front)).collect();
+    assert!(old.iter().all(|socket| answer_of(socket) == b"a"));
+    assert_eq!(operate(&["drain", "p/a"]), (Some(0), String::new()));
+    assert!(old.iter().all(|socket| answer_of(socket) == b"a"));
+    let new = client(front);
+    assert_eq!(answer_of(&new), b"b");
+    // They do not end by themselves.
+    let (status, _) = operate(&["drain", "p/a", "--wait", "300ms"]);
+    assert_eq!(status, Some(4));
+    assert_eq!((flows(&ringway), end_of(&ringway, "drained")), (7.0, 0.0));
+    assert_eq!(operate(&["maintain", "p/a"]), (Some(0), String::new()));
+    until(seconds(10), "its flows end", || {
+        end_of(&ringway, "drained") == 6.0 && flows(&ringway) == 1.0
+    });
+    assert_eq!(operate(&["drain", "p/a", "--wait", "5s"]).0, Some(0));
+    assert_eq!(operate(&["maintain", "p/a"]).0, Some(0));
+    assert!(old.iter().all(|socket| answer_of(socket) == b"b"));
+    assert_eq!(answer_of(&new), b"b");
+    assert_eq!(flows(&ringway), 7.0);
+    assert_eq!(operate(&["ready", "p/a"]), (Some(0), String::new()));
+    // Flows stay where they went; newcomers find it again.
+    assert!(old.iter().all(|socket| answer_of(socket) == b"b"));
+    assert_eq!(answer_of(&client(front)), b"a");
+    assert_eq!(drops(&ringway, "no-backend"), 0.0);
 }
 
 /// The port is closed for a moment, then another server is there: the flows find it, and nobody else's answers.

@@ -4,7 +4,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{BorrowedFd, OwnedFd};
 
-use crate::ids::{ConnectFailure, FlowKey, SocketId};
+use crate::ids::{ConnectFailure, FlowKey, Outlet, SocketId};
 use crate::uring::buffers::Parcel;
 
 use super::heading::Heading;
@@ -94,7 +94,7 @@ pub trait Datagrams {
     /// Receives no more on this socket. What was received already is still told, and replies still leave.
     fn pause_datagrams(&mut self, _id: SocketId) {}
 
-    /// Gives a flow a socket towards its backend, in the place of one that it may have.
+    /// Gives a flow a socket towards its backend, in the place of one that it may have. No other has had this outlet.
     ///
     /// # Errors
     /// Why there is none; the flow has no socket then.
@@ -103,7 +103,7 @@ pub trait Datagrams {
         flow: FlowKey,
         backend: SocketAddr,
         source: Option<IpAddr>,
-    ) -> Result<(), ConnectFailure>;
+    ) -> Result<Outlet, ConnectFailure>;
     /// Whether the flow has a socket.
     fn has_flow(&self, flow: FlowKey) -> bool;
     fn close_flow(&mut self, flow: FlowKey);
@@ -118,9 +118,11 @@ pub trait Datagrams {
     ///
     /// # Errors
     /// There is no room for it.
-    fn adopt_flow(&mut self, _flow: FlowKey, _socket: OwnedFd) -> Result<(), ConnectFailure> {
+    fn adopt_flow(&mut self, _flow: FlowKey, _socket: OwnedFd) -> Result<Outlet, ConnectFailure> {
         Err(ConnectFailure::Resources)
     }
+    /// How many sockets of flows there are too many, as of the last attempt to open one that found no room.
+    fn flow_sockets_over(&self) -> u32;
     /// What flows that are over still hold is given back with the next turn; after this call it can be had.
     fn let_go_at_once(&mut self);
     /// Closes sockets that were kept for the next flows and were not needed since the last call. Tells whether any are
@@ -132,4 +134,6 @@ pub trait Datagrams {
     /// `flow` is whose reply it is: its datagrams may leave together.
     fn to_client(&mut self, flow: FlowKey, envelope: Envelope, datagram: Datagram);
     fn discard(&mut self, datagram: Datagram);
+    /// Whether more datagrams have come than the last turn could take.
+    fn is_behind(&self) -> bool;
 }

@@ -8,7 +8,9 @@
 //! Sockets of listeners, receives and what they bring are in [`sockets`], the sockets of flows in [`seats`], sends in
 //! [`sending`].
 
+mod ceiling;
 mod door;
+mod gathering;
 mod heading;
 mod inbound;
 mod outbound;

@@ -5,7 +5,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::RawFd;
 
-use crate::ids::{FlowKey, Side, Slot};
+use crate::ids::{FlowKey, Outlet, Side, Slot};
 use crate::uring::buffers::Parcel;
 use crate::uring::outcome::{self, Refused};
 
@@ -23,14 +23,21 @@ const CONTROL_WORDS: usize = 10;
 /// Whom a cell's datagrams are for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Toward {
-    Backend,
+    Backend(Outlet),
     Client(Envelope),
 }
 
 impl Toward {
+    pub(super) fn outlet(&self) -> Option<Outlet> {
+        match self {
+            Toward::Backend(outlet) => Some(*outlet),
+            Toward::Client(_) => None,
+        }
+    }
+
     pub(super) fn side(&self) -> Side {
         match self {
-            Toward::Backend => Side::Backend,
+            Toward::Backend(_) => Side::Backend,
             Toward::Client(_) => Side::Client,
         }
     }
@@ -105,7 +112,7 @@ impl Cell {
                 slot: Slot(0),
                 generation: 0,
             },
-            toward: Toward::Backend,
+            toward: Toward::Backend(Outlet(0)),
             socket: -1,
             segment: 0,
             count: 0,
@@ -157,7 +164,7 @@ impl Cell {
     pub(super) fn plain_name(&mut self) -> Option<(*const libc::sockaddr, libc::socklen_t)> {
         match self.toward {
             _ if self.count != 1 || self.head.length() > 0 => None,
-            Toward::Backend => Some((std::ptr::null(), 0)),
+            Toward::Backend(_) => Some((std::ptr::null(), 0)),
             Toward::Client(Envelope {
                 client,
                 local: None,
@@ -182,11 +189,11 @@ impl Cell {
     ) -> *const libc::msghdr {
         let vectors_used = self.lay_out_vectors(address_of);
         let name_bytes = match self.toward {
-            Toward::Backend => 0,
+            Toward::Backend(_) => 0,
             Toward::Client(envelope) => self.write_name(envelope.client),
         };
         let local = match self.toward {
-            Toward::Backend => None,
+            Toward::Backend(_) => None,
             Toward::Client(envelope) => envelope.local,
         };
         let control_bytes = self.write_control(local);

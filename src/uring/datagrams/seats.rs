@@ -8,7 +8,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
-use crate::ids::FlowKey;
+use crate::ids::{FlowKey, Outlet};
 use crate::sys::datagram;
 use crate::uring::tag::{SLOTS_MAX, Tag};
 
@@ -30,7 +30,8 @@ pub(super) struct Seat {
     pub(super) armed: bool,
     /// Another process receives here: an ended receive is not begun again.
     pub(super) quiet: bool,
-    pub(super) flow: Option<FlowKey>,
+    /// Whose it is, and as which of its outlets.
+    pub(super) flow: Option<(FlowKey, Outlet)>,
 }
 
 #[derive(Debug)]
@@ -155,6 +156,14 @@ impl Seats {
             }
         }
         None
+    }
+
+    /// Any that waits for a flow; it waits no more.
+    pub(super) fn waiting(&mut self) -> Option<u32> {
+        let [one, other] = &mut self.stock;
+        let number = one.pop().or_else(|| other.pop());
+        self.unneeded = [0, 1].map(|family| self.unneeded[family].min(self.stock[family].len()));
+        number
     }
 
     /// Begins to look anew how many are needed. Tells whether any wait.

@@ -136,9 +136,7 @@ impl Ring {
 
     fn settle_cell(&mut self, number: u16, outcomes: &mut Vec<Outcome>) {
         let cell = self.datagrams.outbox.cell(number);
-        let (flow, socket, heads_once) = (cell.flow, cell.socket, cell.heads_once);
-        // A flow that has another socket by now has announced itself there.
-        let headed = heads_once && self.datagrams.backend_of(flow) == Some(socket);
+        let (flow, outlet, headed) = (cell.flow, cell.toward.outlet(), cell.heads_once);
         let DatagramSide {
             outbox,
             buffers,
@@ -179,7 +177,7 @@ impl Ring {
         if let Some((datagrams, refused)) = lost.filter(|(datagrams, _)| *datagrams > 0) {
             outcomes.push(Outcome::Undelivered {
                 flow,
-                side,
+                outlet,
                 datagrams,
                 why: refused.into(),
                 headed,

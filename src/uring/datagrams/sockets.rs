@@ -5,7 +5,7 @@ use std::mem::ManuallyDrop;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 
-use crate::ids::{ConnectFailure, FlowKey, Side, SocketId};
+use crate::ids::{ConnectFailure, FlowKey, Outlet, Side, SocketId};
 use crate::sys::datagram;
 use crate::uring::buffers::{Buffers, Parcel};
 use crate::uring::door::{Outcome, Patience};
@@ -14,6 +14,7 @@ use crate::uring::outcome::{self, Completion, ReceivePause};
 use crate::uring::ring::{Listening, Ring};
 use crate::uring::tag::{Op, Tag};
 
+use super::ceiling::Ceiling;
 use super::door::{Datagram, Datagrams, Envelope, Undelivered};
 use super::heading::{Head, Heading};
 use super::inbound::{self, PAYLOAD_AT};
@@ -51,12 +52,17 @@ pub(in crate::uring) struct DatagramSide {
     /// By the flow's slot.
     pub(super) ways: Vec<Way>,
     seats: Seats,
+    ceiling: Ceiling,
+    /// Outlets given out so far; it wraps around.
+    outlets: u32,
     /// Receives that ended for want of buffers, which are there again when the next turn begins.
     rearm: Vec<Tag>,
     /// Sends wait to be submitted that the next system call has yet to take.
     pub(super) sends_queued: bool,
     /// Sockets wait to be closed likewise.
     closes_queued: bool,
+    /// The last turn has not taken all that was there.
+    pub(super) behind: bool,
 }
 
 impl DatagramSide {
@@ -70,9 +76,12 @@ impl DatagramSide {
             quiet: Vec::new(),
             ways: Vec::with_capacity(flows_max as usize),
             seats: Seats::new(flows_max),
+            ceiling: Ceiling::look(),
+            outlets: 0,
             rearm: Vec::with_capacity(64),
             sends_queued: false,
             closes_queued: false,
+            behind: false,
         }
     }
 
@@ -82,9 +91,11 @@ impl DatagramSide {
     }
 
     /// The socket towards a flow's backend.
-    pub(super) fn backend_of(&mut self, flow: FlowKey) -> Option<RawFd> {
+    fn backend_of(&mut self, flow: FlowKey) -> Option<(Outlet, RawFd)> {
         let seat = self.way(flow)?.seat;
-        self.seats.seat(seat)?.raw()
+        let seat = self.seats.seat(seat)?;
+        let (_, outlet) = seat.flow?;
+        Some((outlet, seat.raw()?))
     }
 
     fn listener(&self, id: SocketId) -> Option<RawFd> {
@@ -140,7 +151,7 @@ impl Datagrams for Ring {
         flow: FlowKey,
         backend: SocketAddr,
         source: Option<IpAddr>,
-    ) -> Result<(), ConnectFailure> {
+    ) -> Result<Outlet, ConnectFailure> {
         self.close_flow(flow);
         let seat = match source {
             None => self.recycle(backend)?,
@@ -150,8 +161,7 @@ impl Datagrams for Ring {
             Some(seat) => seat,
             None => self.new_seat(backend, source)?,
         };
-        self.sit_down(flow, seat);
-        Ok(())
+        Ok(self.sit_down(flow, seat))
     }
 
     fn hand_out_flow(&mut self, flow: FlowKey) -> Option<OwnedFd> {
@@ -176,12 +186,11 @@ impl Datagrams for Ring {
         }
     }
 
-    fn adopt_flow(&mut self, flow: FlowKey, socket: OwnedFd) -> Result<(), ConnectFailure> {
+    fn adopt_flow(&mut self, flow: FlowKey, socket: OwnedFd) -> Result<Outlet, ConnectFailure> {
         // A socket of another's making serves this flow and no other.
         let added = self.datagrams.seats.add(socket, true, true);
         let seat = added.map_err(|_| ConnectFailure::Resources)?;
-        self.sit_down(flow, seat);
-        Ok(())
+        Ok(self.sit_down(flow, seat))
     }
 
     fn has_flow(&self, flow: FlowKey) -> bool {
@@ -203,9 +212,15 @@ impl Datagrams for Ring {
             self.submit_filling();
         }
         let datagrams = &mut **self.datagrams;
-        if datagrams.sends_queued || !datagrams.seats.rest(seat) {
+        let socket = datagrams.seats.seat(seat).and_then(|seat| seat.raw());
+        let too_many = socket.is_some_and(|socket| datagrams.ceiling.wants(socket));
+        if datagrams.sends_queued || too_many || !datagrams.seats.rest(seat) {
             self.give_up(seat);
         }
+    }
+
+    fn flow_sockets_over(&self) -> u32 {
+        self.datagrams.ceiling.excess()
     }
 
     fn let_go_at_once(&mut self) {
@@ -222,13 +237,13 @@ impl Datagrams for Ring {
     }
 
     fn to_backend(&mut self, flow: FlowKey, heading: Heading<'_>, datagram: Datagram) {
-        let Some(socket) = self.datagrams.backend_of(flow) else {
+        let Some((outlet, socket)) = self.datagrams.backend_of(flow) else {
             self.discard(datagram);
             return;
         };
         let passage = Passage {
             flow,
-            toward: Toward::Backend,
+            toward: Toward::Backend(outlet),
             socket,
         };
         match heading {
@@ -256,12 +271,23 @@ impl Datagrams for Ring {
     fn discard(&mut self, datagram: Datagram) {
         self.discard_datagram(datagram);
     }
+
+    fn is_behind(&self) -> bool {
+        self.datagrams.behind
+    }
 }
 
 impl Ring {
     /// The flow has this seat now, and receives there.
-    fn sit_down(&mut self, flow: FlowKey, seat: u32) {
-        let DatagramSide { ways, seats, .. } = &mut **self.datagrams;
+    fn sit_down(&mut self, flow: FlowKey, seat: u32) -> Outlet {
+        let DatagramSide {
+            ways,
+            seats,
+            outlets,
+            ..
+        } = &mut **self.datagrams;
+        *outlets = outlets.wrapping_add(1);
+        let outlet = Outlet(*outlets);
         while ways.len() <= flow.slot.index() {
             ways.push(Way {
                 generation: 0,
@@ -277,9 +303,10 @@ impl Ring {
             seat,
         };
         if let Some(seat) = seats.seat(seat) {
-            seat.flow = Some(flow);
+            seat.flow = Some((flow, outlet));
         }
         self.arm(seat);
+        outlet
     }
 
     pub(super) fn discard_datagram(&mut self, datagram: Datagram) {
@@ -316,12 +343,48 @@ impl Ring {
         backend: SocketAddr,
         source: Option<IpAddr>,
     ) -> Result<u32, ConnectFailure> {
-        let socket = datagram::outbound(backend, source)
-            .map_err(|error| outcome::datagram_socket_failure(&error))?;
-        datagram::accept_aggregates(socket.as_fd());
+        let socket = match self.new_socket(backend, source) {
+            // Those that wait for other flows are worth less than this one.
+            Err(ConnectFailure::Resources) if self.give_up_stock() => {
+                self.new_socket(backend, source)?
+            }
+            made => made?,
+        };
         let seats = &mut self.datagrams.seats;
         let added = seats.add(socket, backend.is_ipv4(), source.is_some());
         added.map_err(|_| ConnectFailure::Resources)
+    }
+
+    fn new_socket(
+        &mut self,
+        backend: SocketAddr,
+        source: Option<IpAddr>,
+    ) -> Result<OwnedFd, ConnectFailure> {
+        let ceiling = &mut self.datagrams.ceiling;
+        match datagram::outbound(backend, source) {
+            Ok(socket) if ceiling.admits(socket.as_fd()) => {
+                datagram::make_roomy(socket.as_fd());
+                Ok(socket)
+            }
+            Ok(_) => Err(ConnectFailure::Resources),
+            Err(error) => {
+                if outcome::is_out_of_descriptors(&error) {
+                    ceiling.none_left();
+                }
+                Err(outcome::datagram_socket_failure(&error))
+            }
+        }
+    }
+
+    /// Closes all sockets that wait for flows, at once. False if none did.
+    fn give_up_stock(&mut self) -> bool {
+        let mut any = false;
+        while let Some(seat) = self.datagrams.seats.waiting() {
+            self.give_up(seat);
+            any = true;
+        }
+        self.let_go_at_once();
+        any
     }
 
     /// Receives on a flow's socket, if that does not go on already.
@@ -405,7 +468,10 @@ impl Ring {
                 (known && !quiet, whose)
             }
             _ => match datagrams.seats.of(tag) {
-                Some(seat) => (!seat.quiet, seat.flow.map(Whose::Flows)),
+                Some(seat) => (
+                    !seat.quiet,
+                    seat.flow.map(|(flow, outlet)| Whose::Flows(flow, outlet)),
+                ),
                 None => (false, None),
             },
         };
@@ -439,7 +505,7 @@ impl Ring {
                 // An error of the socket as a whole is told once and taken by being told.
                 outcomes.extend(whose.map(|whose| match whose {
                     Whose::Listeners(id) => Outcome::DatagramsPaused(id, refused.into()),
-                    Whose::Flows(flow) => Outcome::FlowBroken(flow, refused.into()),
+                    Whose::Flows(flow, outlet) => Outcome::FlowBroken(flow, outlet, refused.into()),
                 }));
             }
             _ => {}
@@ -466,7 +532,7 @@ impl Ring {
             },
         };
         match (whose, read.from) {
-            (Whose::Flows(flow), _) => Some(Outcome::Response(flow, datagram)),
+            (Whose::Flows(flow, outlet), _) => Some(Outcome::Response(flow, outlet, datagram)),
             (Whose::Listeners(socket), Some(client)) => Some(Outcome::Request(
                 Envelope {
                     socket,
@@ -487,14 +553,14 @@ impl Ring {
 #[derive(Clone, Copy)]
 enum Whose {
     Listeners(SocketId),
-    Flows(FlowKey),
+    Flows(FlowKey, Outlet),
 }
 
 fn cut(whose: Whose) -> Outcome {
     match whose {
-        Whose::Flows(flow) => Outcome::Undelivered {
+        Whose::Flows(flow, _) => Outcome::Undelivered {
             flow,
-            side: Side::Client,
+            outlet: None,
             datagrams: 1,
             why: Undelivered::TooLong,
             headed: false,

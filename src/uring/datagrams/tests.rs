@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
 use crate::ids::{FlowKey, Slot, SocketId};
+use crate::uring::tests::alone::{alone, enter_own_network};
 use crate::uring::tests::bench::{Bench, LONG};
 use crate::uring::{Datagram, Datagrams, Envelope, Heading, Outcome, Patience, Undelivered};
 
@@ -205,7 +206,7 @@ fn a_closed_port_is_told() {
     bench.ring.to_backend(flow, Heading::Nothing, datagram);
     let told = bench.until(|bench| bench.datagrams.pop_front());
     assert!(
-        matches!(told, Outcome::FlowBroken(of, Undelivered::Unreachable) if of == flow),
+        matches!(told, Outcome::FlowBroken(of, _, Undelivered::Unreachable) if of == flow),
         "{told:?}"
     );
     bench.ring.close_flow(flow);
@@ -241,7 +242,7 @@ fn an_earlier_socket_of_a_flow_is_silent() {
     second.send_to(b"right", new).unwrap();
     let answer = bench.until(|bench| bench.datagrams.pop_front());
     match answer {
-        Outcome::Response(of, datagram) => {
+        Outcome::Response(of, _, datagram) => {
             assert_eq!((of, datagram.bytes()), (flow, 5));
             bench.ring.discard(datagram);
         }
@@ -291,6 +292,130 @@ fn running_out_of_buffers_is_a_pause() {
     }
     assert_eq!(seen, sent);
     all_buffers_are_back(&mut bench);
+}
+
+/// What waits is taken in one turn, as far as buffers reach, and it is told when there is more.
+#[test]
+fn what_has_piled_up_is_taken_together() {
+    const SENT: u32 = 600;
+    let (mut bench, front, client) = bench();
+    let _ = socket2::SockRef::from(&front).set_recv_buffer_size(1 << 22);
+    for round in 0..3 {
+        for n in 0..SENT {
+            // Different sizes, so that the kernel does not aggregate them.
+            client.send(&vec![0; 10 + (n % 40) as usize]).unwrap();
+        }
+        let (mut seen, mut turns, mut behind) = (0, Vec::new(), 0);
+        while seen < SENT {
+            bench.turn(Patience::Nanoseconds(1_000_000));
+            let came = bench.datagrams.len() as u32;
+            behind += u32::from(bench.ring.is_behind());
+            turns.push(came);
+            seen += came;
+            while let Some(outcome) = bench.datagrams.pop_front() {
+                match outcome {
+                    Outcome::Request(_, datagram) => bench.ring.discard(datagram),
+                    other => panic!("{other:?}"),
+                }
+            }
+            assert!(turns.len() < 100, "{turns:?}");
+        }
+        assert_eq!(seen, SENT);
+        let enough = super::gathering::TURN_ENOUGH as u32;
+        let most = enough + 64;
+        assert!(turns.iter().all(|came| *came < most), "{turns:?}");
+        let together = turns.iter().any(|came| *came >= enough);
+        assert!(together && behind >= 2, "{round}: {turns:?}");
+        bench.turn(Patience::None);
+        assert!(!bench.ring.is_behind());
+    }
+    all_buffers_are_back(&mut bench);
+}
+
+/// ENOBUFS, as a socket that asks for errors hears it of a queue that drops: counted as want of memory, each once, without a
+/// turn that does not end; when there is room again all goes on.
+#[test]
+fn a_queue_that_drops_is_told_and_passes() {
+    const SENT: u32 = 100;
+    alone(
+        "uring::datagrams::tests::a_queue_that_drops_is_told_and_passes",
+        || {
+            if !enter_own_network() {
+                return;
+            }
+            let (mut bench, front, client) = bench();
+            let on: libc::c_int = 1;
+            // SAFETY: the option is an integer, which outlives the call.
+            let set = unsafe {
+                libc::setsockopt(
+                    front.as_raw_fd(),
+                    libc::SOL_IP,
+                    libc::IP_RECVERR,
+                    (&raw const on).cast(),
+                    size_of::<libc::c_int>() as libc::socklen_t,
+                )
+            };
+            assert_eq!(set, 0);
+            let _ = socket2::SockRef::from(&front).set_recv_buffer_size(1 << 22);
+            let (flow, nobody) = (key(1), socket());
+            let to = nobody.local_addr().unwrap();
+            bench.ring.open_flow(flow, to, None).unwrap();
+            let gather = |bench: &mut Bench| {
+                let mut all = Vec::new();
+                let mut came = 0;
+                while came < SENT {
+                    let (envelope, datagram) = request(bench);
+                    came += datagram.count();
+                    all.push((envelope, datagram));
+                }
+                all
+            };
+            let send = || {
+                for n in 0..SENT {
+                    client.send(&vec![1; 500 + (n % 7) as usize]).unwrap();
+                }
+            };
+            send();
+            let all = gather(&mut bench);
+            tc("add dev lo root tbf rate 1mbit burst 2kb limit 2kb");
+            for (envelope, datagram) in all {
+                bench.ring.to_client(flow, envelope, datagram);
+            }
+            let mut refused = 0;
+            for _ in 0..20 {
+                bench.turn(Patience::Nanoseconds(1_000_000));
+            }
+            while let Some(outcome) = bench.datagrams.pop_front() {
+                match outcome {
+                    Outcome::Undelivered {
+                        why: Undelivered::Resources,
+                        datagrams,
+                        outlet: None,
+                        ..
+                    } => refused += datagrams,
+                    other => panic!("{other:?}"),
+                }
+            }
+            tc("del dev lo root");
+            println!("a queue that drops: {refused} of {SENT} were refused");
+            assert!(refused > SENT / 2 && refused < SENT, "{refused}");
+            client.set_nonblocking(true).unwrap();
+            while client.recv(&mut [0; 600]).is_ok() {}
+            client.set_nonblocking(false).unwrap();
+            all_buffers_are_back(&mut bench);
+            client.send(b"again").unwrap();
+            let (envelope, datagram) = request(&mut bench);
+            bench.ring.to_client(flow, envelope, datagram);
+            bench.turn(Patience::None);
+            assert_eq!(receive(&client), b"again");
+        },
+    );
+}
+
+fn tc(words: &str) {
+    let mut command = std::process::Command::new("tc");
+    let done = command.arg("qdisc").args(words.split_whitespace()).status();
+    assert!(done.expect("tc (Debian: iproute2)").success(), "{words}");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::process::Command;
 const MARK: &str = "RINGWAY_TEST_ALONE";
 
 /// Runs `body` in a child process that runs only the test `name` (its path from the crate on).
-pub(super) fn alone(name: &str, body: impl FnOnce()) {
+pub(in crate::uring) fn alone(name: &str, body: impl FnOnce()) {
     if std::env::var_os(MARK).is_some() {
         body();
         return;
@@ -59,7 +59,7 @@ pub(super) fn leave_room_for(more: usize) -> impl FnOnce() {
 }
 
 /// Gives the rest of this process a network namespace with its loopback up, if that is allowed.
-pub(super) fn enter_own_network() -> bool {
+pub(in crate::uring) fn enter_own_network() -> bool {
     // SAFETY: takes flags only. This process runs one test; its other threads only wait.
     if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
         eprintln!("not allowed to make a network namespace here: nothing was tried");

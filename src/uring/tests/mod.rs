@@ -5,7 +5,7 @@
 //! of its own). The whole suite runs once more for each feature that can be masked: see `masks`.
 
 mod accept;
-mod alone;
+pub(super) mod alone;
 pub(super) mod bench;
 mod churn;
 mod close;

@@ -51,7 +51,7 @@ impl<K: Kernel> Worker<K> {
         let tenant = self.flows.table.get(flow);
         let announcing = tenant.map_or(Announcing::Never, |tenant| tenant.announcing);
         if matches!(announcing, Announcing::Never | Announcing::Done) {
-            self.count_passed(flow, Side::Client, &datagram);
+            self.count_passed(flow, Side::Client, true, &datagram);
             self.kernel.to_backend(flow, Heading::Nothing, datagram);
             return;
         }
@@ -63,7 +63,7 @@ impl<K: Kernel> Worker<K> {
             self.kernel.discard(datagram);
             return;
         }
-        self.count_passed(flow, Side::Client, &datagram);
+        self.count_passed(flow, Side::Client, true, &datagram);
         let heading = match announcing {
             Announcing::Each => Heading::Each(bytes),
             _ => Heading::First(bytes),

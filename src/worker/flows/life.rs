@@ -24,6 +24,8 @@ const TRIES: usize = 4;
 const GIVEN_OUT_NS: u64 = millis(1_000);
 /// Flows that go at most for one socket: some may have none themselves.
 const VICTIMS: usize = 8;
+/// Sockets that are given up at most for one newcomer, where there are too many altogether.
+const SHED_MAX: u32 = 64;
 
 /// What has no room for one more flow.
 enum Crowded {
@@ -193,7 +195,8 @@ impl<K: Kernel> Worker<K> {
         let counters = backend.of(worker);
         counters.connect_attempts.add(1);
         match opened {
-            Ok(()) => {
+            Ok(outlet) => {
+                tenant.outlet = Some(outlet);
                 counters.active.fetch_add(1, Ordering::Relaxed);
                 counters.sessions_total.add(1);
                 if tenant.attempts > 0 {
@@ -214,19 +217,28 @@ impl<K: Kernel> Worker<K> {
                 backend.pace.give_back();
             }
         }
-        opened
+        opened.map(|_| ())
     }
 
-    /// Out of descriptors or ports: the least worthy flow that has a socket goes, but not this one.
+    /// Out of descriptors or ports: the least worthy flow that has a socket goes, but not this one; and more of them if there
+    /// are too many altogether.
     fn free_a_socket(&mut self, flow: FlowKey) -> bool {
+        let wanted = self.kernel.flow_sockets_over().clamp(1, SHED_MAX);
+        let freed = (0..wanted)
+            .take_while(|_| self.close_somebody(flow))
+            .count();
+        self.kernel.let_go_at_once();
+        freed > 0
+    }
+
+    fn close_somebody(&mut self, spared: FlowKey) -> bool {
         for _ in 0..VICTIMS {
-            let Some(victim) = self.flows.table.victim(None, Some(flow), self.now) else {
+            let Some(victim) = self.flows.table.victim(None, Some(spared), self.now) else {
                 return false;
             };
             let helps = self.kernel.has_flow(victim);
             self.crowd_out(victim);
             if helps {
-                self.kernel.let_go_at_once();
                 return true;
             }
         }
@@ -262,6 +274,9 @@ impl<K: Kernel> Worker<K> {
 
     pub(super) fn close_way(&mut self, flow: FlowKey) {
         self.kernel.close_flow(flow);
+        if let Some(tenant) = self.flows.table.get_mut(flow) {
+            tenant.outlet = None;
+        }
         if self.flows.trim_at == Nanos::NEVER {
             self.flows.trim_at = self.now.after(TRIM_NS);
         }
@@ -407,8 +422,14 @@ impl<K: Kernel> Worker<K> {
         }
     }
 
-    /// Datagrams from this side are passed on.
-    pub(super) fn count_passed(&mut self, flow: FlowKey, from: Side, datagram: &Datagram) {
+    /// Datagrams from this side are passed on; `own`: to or from the backend that the flow has now.
+    pub(super) fn count_passed(
+        &mut self,
+        flow: FlowKey,
+        from: Side,
+        own: bool,
+        datagram: &Datagram,
+    ) {
         let worker = self.world.worker;
         let (count, bytes) = (u64::from(datagram.count()), u64::from(datagram.bytes()));
         let Some(tenant) = self.flows.table.get_mut(flow) else {
@@ -416,9 +437,10 @@ impl<K: Kernel> Worker<K> {
         };
         tenant.bytes[from.index()] += bytes;
         tenant.datagrams[from.index()] += count;
-        let proves = tenant.unproven && from == Side::Backend;
+        let proves = tenant.unproven && own && from == Side::Backend;
         let listener = tenant.listener.of(worker);
-        let backend = tenant.backend.as_ref().map(|backend| backend.of(worker));
+        let backend = tenant.backend.as_ref().filter(|_| own);
+        let backend = backend.map(|backend| backend.of(worker));
         match from {
             Side::Client => {
                 listener.datagrams_in.add(count);

@@ -6,17 +6,19 @@
 
 mod announcing;
 mod blame;
+mod fairness;
 mod life;
 mod moving;
 mod sockets;
 mod tenant;
 
 use crate::handoff::Verdict;
-use crate::ids::{Caller, Drop, FlowKey, Nanos, Side, Slot};
+use crate::ids::{Caller, Drop, FlowKey, Nanos, Outlet, Side, Slot};
 use crate::session::{FlowTable, Request, Response, Timers};
 use crate::uring::{Datagram, Envelope, Kernel, Outcome, Undelivered};
 
 use super::engine::Worker;
+use fairness::Fairness;
 use sockets::DatagramSocket;
 use tenant::FlowTenant;
 
@@ -34,6 +36,7 @@ pub(super) struct Flows {
     trim_at: Nanos,
     begun: u64,
     leaving: moving::Leaving,
+    fairness: Fairness,
 }
 
 /// A socket that waits for a flow for so long without being needed is closed, at the latest after twice this.
@@ -51,6 +54,7 @@ impl Flows {
             trim_at: Nanos::NEVER,
             begun: 0,
             leaving: moving::Leaving::default(),
+            fairness: Fairness::default(),
         }
     }
 
@@ -69,19 +73,20 @@ impl<K: Kernel> Worker<K> {
     pub(super) fn on_datagrams(&mut self, outcome: Outcome) {
         match outcome {
             Outcome::Request(envelope, datagram) => self.on_request(envelope, datagram),
-            Outcome::Response(flow, datagram) => self.on_response(flow, datagram),
-            Outcome::FlowBroken(flow, why) => self.on_flow_broken(flow, why),
+            Outcome::Response(flow, outlet, datagram) => self.on_response(flow, outlet, datagram),
+            Outcome::FlowBroken(flow, outlet, why) => self.on_flow_broken(flow, outlet, why),
             Outcome::Undelivered {
                 flow,
-                side,
+                outlet,
                 datagrams,
                 why,
                 headed,
             } => {
-                if headed {
+                // A flow that has another outlet by now has announced itself there.
+                if headed && outlet.is_some_and(|outlet| self.has_outlet(flow, outlet)) {
                     self.announce_again(flow);
                 }
-                self.on_undelivered(flow, side, datagrams, why);
+                self.on_undelivered(flow, outlet, datagrams, why);
             }
             Outcome::NoDatagramBuffer => self.hatch.counters.buffer_pauses.add(1),
             Outcome::DatagramCut(socket) => self.count_drop_at(socket, Drop::TooLong, 1),
@@ -91,6 +96,11 @@ impl<K: Kernel> Worker<K> {
             | Outcome::AcceptEnded(..)
             | Outcome::Stream(..) => {}
         }
+    }
+
+    /// Before a turn's datagrams are looked at.
+    pub(super) fn begin_fair_turn(&mut self) {
+        self.flows.fairness.begin_turn(self.kernel.is_behind());
     }
 
     pub(super) fn trim_flow_sockets(&mut self) {
@@ -107,12 +117,17 @@ impl<K: Kernel> Worker<K> {
             client: envelope.client,
             local: envelope.local,
         };
+        let count = datagram.count();
         let known = self.flows.table.find(&caller);
+        if !self.is_carried(known, count) {
+            self.count_drop_at(caller.socket, Drop::Overload, count);
+            self.kernel.discard(datagram);
+            return;
+        }
         let Some(flow) = known.or_else(|| self.begin_flow(caller, &datagram)) else {
             self.kernel.discard(datagram);
             return;
         };
-        let count = datagram.count();
         let asked = self.flows.table.on_request(flow, count, self.now);
         let anew = asked == Request::ChooseAnew || !self.kernel.has_flow(flow);
         if anew || self.has_lost_its_backend(flow) {
@@ -131,6 +146,17 @@ impl<K: Kernel> Worker<K> {
         self.pass_to_backend(flow, caller, datagram);
     }
 
+    /// Whether so many of a flow, or of somebody new, are to be passed on although more come than can be.
+    fn is_carried(&mut self, known: Option<FlowKey>, count: u32) -> bool {
+        let Flows {
+            table, fairness, ..
+        } = &mut self.flows;
+        match known.and_then(|flow| table.get_mut(flow)) {
+            Some(tenant) => fairness.admits(&mut tenant.lately, count),
+            None => fairness.admits_newcomers(count),
+        }
+    }
+
     /// Whether a known flow's backend takes no more of its datagrams: it went down, or into maintenance. One that drains
     /// keeps what it has.
     fn has_lost_its_backend(&self, flow: FlowKey) -> bool {
@@ -139,14 +165,23 @@ impl<K: Kernel> Worker<K> {
         backend.is_none_or(|backend| !keeps_flows(&backend.verdict))
     }
 
-    fn on_response(&mut self, flow: FlowKey, datagram: Datagram) {
+    /// Whether this is the outlet that the flow has now. In the turn in which a flow moves, the kernel may still tell of the
+    /// one that it had.
+    fn has_outlet(&self, flow: FlowKey, outlet: Outlet) -> bool {
+        let tenant = self.flows.table.get(flow);
+        tenant.is_some_and(|tenant| tenant.outlet == Some(outlet))
+    }
+
+    fn on_response(&mut self, flow: FlowKey, outlet: Outlet, datagram: Datagram) {
         let Some(caller) = self.flows.table.caller(flow) else {
             self.kernel.discard(datagram);
             return;
         };
         let count = datagram.count();
         let response = self.flows.table.on_response(flow, count, self.now);
-        self.count_passed(flow, Side::Backend, &datagram);
+        // What an earlier backend said in time is still an answer, but none of the present one's.
+        let own = self.has_outlet(flow, outlet);
+        self.count_passed(flow, Side::Backend, own, &datagram);
         let envelope = Envelope {
             socket: caller.socket,
             client: caller.client,
@@ -159,12 +194,20 @@ impl<K: Kernel> Worker<K> {
     }
 
     /// The backend's host or port answers with an error: the next datagram looks for another one.
-    fn on_flow_broken(&mut self, flow: FlowKey, why: Undelivered) {
-        self.close_way(flow);
-        self.note_flow_failure(flow, why);
+    fn on_flow_broken(&mut self, flow: FlowKey, outlet: Outlet, why: Undelivered) {
+        if self.has_outlet(flow, outlet) {
+            self.close_way(flow);
+            self.note_flow_failure(flow, why);
+        }
     }
 
-    fn on_undelivered(&mut self, flow: FlowKey, side: Side, datagrams: u32, why: Undelivered) {
+    fn on_undelivered(
+        &mut self,
+        flow: FlowKey,
+        outlet: Option<Outlet>,
+        datagrams: u32,
+        why: Undelivered,
+    ) {
         let reason = match why {
             Undelivered::Full => Drop::Full,
             Undelivered::Unreachable => Drop::Unreachable,
@@ -172,8 +215,8 @@ impl<K: Kernel> Worker<K> {
             Undelivered::Resources => Drop::Resources,
         };
         self.count_drop(flow, reason, datagrams);
-        if side == Side::Backend && why == Undelivered::Unreachable {
-            self.on_flow_broken(flow, why);
+        if let Some(outlet) = outlet.filter(|_| why == Undelivered::Unreachable) {
+            self.on_flow_broken(flow, outlet, why);
         }
     }
 }

@@ -252,7 +252,10 @@ impl<K: Kernel> Worker<K> {
             tenant.announcing = Announcing::Done;
         }
         // Without its socket the flow goes on with a new one.
-        let _ = self.kernel.adopt_flow(flow, moving.socket);
+        let outlet = self.kernel.adopt_flow(flow, moving.socket).ok();
+        if let Some(tenant) = self.flows.table.get_mut(flow) {
+            tenant.outlet = outlet;
+        }
         self.count_on_socket(moving.at, 1);
         self.set_flow_timer(flow);
     }

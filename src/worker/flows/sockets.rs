@@ -108,7 +108,12 @@ impl<K: Kernel> Worker<K> {
         }
     }
 
+    /// One that was closed in this very turn has nothing left to go on with, also when it comes back.
     pub(super) fn pause_socket(&mut self, id: SocketId) {
+        let mut sockets = self.flows.sockets.iter();
+        if !sockets.any(|local| local.socket.id == id) {
+            return;
+        }
         if !self.flows.paused.contains(&id) {
             self.flows.paused.push(id);
         }

@@ -4,9 +4,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::handoff::{BackendShared, ListenerShared, SessionRecord, SourcePlace, Trial};
-use crate::ids::{BackendId, End, Nanos, PoolId, Side};
+use crate::ids::{BackendId, End, Nanos, Outlet, PoolId, Side};
 
 use super::announcing::Announcing;
+use super::fairness::Lately;
 
 #[derive(Debug)]
 pub(super) struct FlowTenant {
@@ -14,6 +15,8 @@ pub(super) struct FlowTenant {
     pub(super) listener: Arc<ListenerShared>,
     pub(super) pool: PoolId,
     pub(super) backend: Option<Arc<BackendShared>>,
+    /// What the kernel calls its socket towards that one.
+    pub(super) outlet: Option<Outlet>,
     /// Who failed last: the next choice is another, if there is one.
     pub(super) failed: Option<BackendId>,
     pub(super) backend_reserved: bool,
@@ -31,6 +34,7 @@ pub(super) struct FlowTenant {
     pub(super) port: u16,
     pub(super) hash: u64,
     pub(super) opened: Nanos,
+    pub(super) lately: Lately,
     pub(super) announcing: Announcing,
     /// Backends it has had.
     pub(super) attempts: u8,
@@ -59,6 +63,7 @@ impl FlowTenant {
             listener,
             pool,
             backend: None,
+            outlet: None,
             failed: None,
             backend_reserved: false,
             trial: None,
@@ -71,6 +76,7 @@ impl FlowTenant {
             port: 0,
             hash: 0,
             opened,
+            lately: Lately::default(),
             announcing: Announcing::Never,
             attempts: 0,
             bytes: [0; 2],

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use ringway::handoff::Hatches;
-use ringway::ids::{Drop, Nanos, WorkerId};
+use ringway::ids::{ConnectFailure, Drop, Nanos, WorkerId};
 use ringway::worker::{Parts, Worker};
 
 use super::kernel::FlowKernel;
@@ -68,6 +68,7 @@ pub fn run(seed: u64, turns: u64, lie: Option<Lie>, tracing: bool) -> Seen {
 impl Run {
     fn turn(&mut self) {
         let number = self.next_awake();
+        let blamed = self.blamed(number);
         let worker = &mut self.workers[number];
         let world = Rc::clone(&self.world);
         let clock = move || {
@@ -83,10 +84,36 @@ impl Run {
             self.recorded[1] += answers;
         }
         self.check_flows(number);
+        self.check_blame(number, &blamed);
         for (worker, stopped) in self.workers.iter_mut().zip(&mut self.stopped) {
             if worker.is_done() && !std::mem::replace(stopped, true) {
                 worker.stop();
                 worker.kernel().submit();
+            }
+        }
+    }
+
+    /// How often each backend was held to refuse flows of this worker.
+    fn blamed(&self, number: usize) -> Vec<u64> {
+        let world = self.world.borrow();
+        let backends = world.office().backends.iter();
+        let refused = backends.map(|seat| {
+            let counters = seat.shared.of(WorkerId(number as u16));
+            counters.connect_failures[ConnectFailure::Refused.index()].read()
+        });
+        refused.collect()
+    }
+
+    /// Nobody is blamed for what another one's host has said.
+    fn check_blame(&mut self, number: usize, before: &[u64]) {
+        let after = self.blamed(number);
+        let kernel = self.workers[number].kernel();
+        for (place, (before, after)) in before.iter().zip(&after).enumerate() {
+            if after - before > kernel.told[place] {
+                kernel.fail(&format!(
+                    "backend {place} is blamed for another: {:?}",
+                    kernel.told
+                ));
             }
         }
     }
@@ -218,6 +245,7 @@ impl Total {
                     Drop::NoBackend,
                     Drop::Denied,
                     Drop::Limited,
+                    Drop::Overload,
                     Drop::TableFull,
                     Drop::Shutdown,
                 ];

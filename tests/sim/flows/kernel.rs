@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use ringway::handoff::Hatch;
-use ringway::ids::{Caller, ConnectFailure, FlowKey, Side, SocketId};
+use ringway::ids::{Caller, ConnectFailure, FlowKey, Outlet, SocketId};
 use ringway::uring::{
     Datagram, Datagrams, Envelope, Heading, Outcome, Parcel, Patience, Undelivered,
 };
@@ -61,15 +61,6 @@ pub enum To {
     Client(Envelope),
 }
 
-impl To {
-    pub fn side(&self) -> Side {
-        match self {
-            To::Backend(..) => Side::Backend,
-            To::Client(_) => Side::Client,
-        }
-    }
-}
-
 pub struct FlowKernel {
     pub world: Rc<RefCell<World>>,
     pub worker: usize,
@@ -79,8 +70,10 @@ pub struct FlowKernel {
     pub sends: Vec<Send>,
     /// By buffer: what lies in it, if it is not free.
     pub contents: Vec<Option<Vec<Message>>>,
-    /// What came of sends, and of which way the heading was lost.
-    pub answers: VecDeque<(Outcome, Option<u64>)>,
+    /// What came of sends, and which backend they were to go to.
+    pub answers: VecDeque<(Outcome, Option<usize>)>,
+    /// How often each backend was said to be unreachable in this turn.
+    pub told: Vec<u64>,
     /// When each client last wrote.
     pub heard_at: HashMap<Caller, u64>,
     /// Received from a socket that was closed before they were looked at: nobody's to count.
@@ -107,6 +100,7 @@ impl FlowKernel {
             sends: Vec::new(),
             contents: vec![None; buffers],
             answers: VecDeque::new(),
+            told: Vec::new(),
             heard_at: HashMap::new(),
             unowned: 0,
             asleep_until: 0,
@@ -133,6 +127,8 @@ impl FlowKernel {
 
     pub fn take_turn(&mut self, patience: Patience, outcomes: &mut Vec<Outcome>) {
         let submitted = !self.sends.is_empty();
+        let backends = self.world().office().backends.len();
+        self.told = vec![0; backends];
         self.submit();
         self.collect_arrivals();
         self.look_at_bell();
@@ -163,13 +159,13 @@ impl FlowKernel {
         }
     }
 
-    /// Tells what came of sends; a heading that is lost only to a flow that still has the socket it was for. From now on
-    /// there is no excuse for one that is missing.
+    /// Tells what came of sends. From now on there is no excuse for a heading that is missing.
     fn answer_sends(&mut self, outcomes: &mut Vec<Outcome>) {
-        for (mut outcome, number) in std::mem::take(&mut self.answers) {
-            if let Outcome::Undelivered { headed, .. } = &mut outcome {
-                let mut ways = self.ways.values();
-                *headed &= ways.any(|way| Some(way.number) == number);
+        for (outcome, place) in std::mem::take(&mut self.answers) {
+            if let Outcome::Undelivered { why, .. } = &outcome
+                && let Some(place) = place.filter(|_| *why == Undelivered::Unreachable)
+            {
+                self.told[place] += 1;
             }
             outcomes.push(outcome);
         }
@@ -300,7 +296,7 @@ impl Datagrams for FlowKernel {
         flow: FlowKey,
         backend: SocketAddr,
         _: Option<IpAddr>,
-    ) -> Result<(), ConnectFailure> {
+    ) -> Result<Outlet, ConnectFailure> {
         self.close_flow(flow);
         let Some(place) = self.world().office().at(backend) else {
             self.fail(&format!("{backend} is no backend"));
@@ -339,7 +335,7 @@ impl Datagrams for FlowKernel {
                 self.ways.len()
             ));
         }
-        Ok(())
+        Ok(outlet(number))
     }
 
     fn has_flow(&self, flow: FlowKey) -> bool {
@@ -352,6 +348,10 @@ impl Datagrams for FlowKernel {
             self.submit();
             self.ways.remove(&flow.slot.0);
         }
+    }
+
+    fn flow_sockets_over(&self) -> u32 {
+        self.world().random.pick(&[0, 0, 1, 3])
     }
 
     fn let_go_at_once(&mut self) {}
@@ -408,6 +408,20 @@ impl Datagrams for FlowKernel {
         }
         self.free(buffer);
     }
+
+    fn is_behind(&self) -> bool {
+        let rate = self.world().weather.behind;
+        let behind = self.chance(rate);
+        if behind {
+            self.world().meet(Trouble::Behind);
+        }
+        behind
+    }
+}
+
+/// A way's number, as a worker knows it.
+pub fn outlet(number: u64) -> Outlet {
+    Outlet(u32::try_from(number).expect("not so many ways"))
 }
 
 /// Why a send is refused, in a kernel's words.

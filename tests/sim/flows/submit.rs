@@ -5,7 +5,7 @@ use ppp::v2::{Addresses, Header};
 use ringway::ids::{Caller, FlowKey, Slot};
 use ringway::uring::{Datagram, Envelope, Outcome, Undelivered};
 
-use super::kernel::{FlowKernel, Send, To, any_refusal};
+use super::kernel::{FlowKernel, Send, To, any_refusal, outlet};
 use super::world::{Arrival, Lie, Message, Trouble};
 
 /// Datagrams of one size that come together at most.
@@ -42,24 +42,25 @@ impl FlowKernel {
         if headed {
             self.world().meet(Trouble::HeadingRefused);
         }
-        let number = match &send.to {
-            To::Backend(number, Some(_)) => Some(*number),
-            _ => None,
+        let through = match &send.to {
+            To::Client(_) => None,
+            To::Backend(number, heading) => {
+                let way = self.ways.values_mut().find(|way| way.number == *number);
+                let way = way.expect("what a socket was to send leaves before it is closed");
+                way.excused |= heading.is_some();
+                Some((outlet(*number), way.backend))
+            }
         };
-        if let Some(number) = number
-            && let Some(way) = self.ways.values_mut().find(|way| way.number == number)
-        {
-            way.excused = true;
-        }
         let why = any_refusal(&mut self.world());
         let refused = Outcome::Undelivered {
             flow: send.flow,
-            side: send.to.side(),
+            outlet: through.map(|(outlet, _)| outlet),
             datagrams: send.messages.len() as u32,
             why,
             headed,
         };
-        self.answers.push_back((refused, number));
+        self.answers
+            .push_back((refused, through.map(|(_, place)| place)));
     }
 
     fn deliver_to_client(&mut self, envelope: Envelope, send: &Send) {
@@ -256,7 +257,10 @@ impl FlowKernel {
             {
                 let Arrival::Answer(message) = arrival else {
                     self.world().meet(Trouble::FlowBroken);
-                    outcomes.push(Outcome::FlowBroken(flow, Undelivered::Unreachable));
+                    self.told[self.ways[slot].backend] += 1;
+                    let through = outlet(self.ways[slot].number);
+                    let why = Undelivered::Unreachable;
+                    outcomes.push(Outcome::FlowBroken(flow, through, why));
                     continue;
                 };
                 let Some(datagram) = self.fill_with_answers(*slot, message) else {
@@ -278,7 +282,8 @@ impl FlowKernel {
                         generation: self.ways[other].generation,
                     };
                 }
-                outcomes.push(Outcome::Response(flow, datagram));
+                let through = outlet(self.ways[&flow.slot.0].number);
+                outcomes.push(Outcome::Response(flow, through, datagram));
             }
         }
     }

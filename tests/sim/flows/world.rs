@@ -32,6 +32,7 @@ pub enum Trouble {
     Draining,
     Evicted,
     Reloaded,
+    Behind,
 }
 
 impl Trouble {
@@ -51,6 +52,7 @@ impl Trouble {
         Trouble::Draining,
         Trouble::Evicted,
         Trouble::Reloaded,
+        Trouble::Behind,
     ];
 }
 
@@ -109,6 +111,7 @@ pub struct Weather {
     pub pause: u32,
     pub cut: u32,
     pub icmp: u32,
+    pub behind: u32,
 }
 
 impl Weather {
@@ -123,6 +126,7 @@ impl Weather {
         };
         let (refuse, no_socket, open_fails) = (rate(150), rate(150), rate(200));
         let (pause, cut, icmp) = (rate(60), rate(40), rate(900));
+        let behind = rate(900);
         Weather {
             workers,
             sessions_max,
@@ -140,6 +144,7 @@ impl Weather {
             pause,
             cut,
             icmp,
+            behind,
         }
     }
 }
