@@ -40,7 +40,8 @@ pub(super) struct Fairness {
 }
 
 impl Fairness {
-    pub(super) fn begin_turn(&mut self, behind: bool) {
+    /// `others`: there are flows besides one, whether or not they were heard lately. What they send may be among what is lost.
+    pub(super) fn begin_turn(&mut self, behind: bool, others: bool) {
         if !behind && self.depth == 0 {
             return;
         }
@@ -49,7 +50,8 @@ impl Fairness {
             false => self.depth - 1,
         };
         let [now, before] = self.flows;
-        self.mean = self.datagrams / now.max(before).max(1);
+        let least = 1 + u32::from(others);
+        self.mean = self.datagrams / now.max(before).max(least);
         self.datagrams = 0;
         let window = self.window();
         self.turn = self.turn.wrapping_add(1);
@@ -107,7 +109,7 @@ mod tests {
 
     /// A turn in which each of these flows has so many datagrams, one after the other in turn; how many of each pass.
     fn turn(fairness: &mut Fairness, behind: bool, flows: &mut [(Lately, u32)]) -> Vec<u32> {
-        fairness.begin_turn(behind);
+        fairness.begin_turn(behind, false);
         let mut passed = vec![0; flows.len()];
         let most = flows.iter().map(|(_, count)| *count).max().unwrap_or(0);
         for n in 0..most {
@@ -171,6 +173,19 @@ mod tests {
         assert_eq!(passed, SHARE_MIN);
     }
 
+    /// What others send may all be lost, so that none of it is seen.
+    #[test]
+    fn who_floods_gives_way_to_those_who_are_not_heard() {
+        let mut fairness = Fairness::default();
+        let mut lately = Lately::default();
+        let mut passed = 0;
+        for _ in 0..2 * DEPTH_MAX {
+            fairness.begin_turn(true, true);
+            passed = (0..250).filter(|_| fairness.admits(&mut lately, 1)).count();
+        }
+        assert_eq!(passed, SHARE_MIN as usize);
+    }
+
     #[test]
     fn who_is_alone_gives_way_to_nobody() {
         let mut fairness = Fairness::default();
@@ -197,7 +212,7 @@ mod tests {
         let mut fairness = Fairness::default();
         let mut old = Lately::default();
         for n in 0..2 * DEPTH_MAX {
-            fairness.begin_turn(true);
+            fairness.begin_turn(true, false);
             let let_in = (0..200).filter(|_| fairness.admits_newcomers(1)).count();
             assert!(fairness.admits(&mut old, 1));
             if n >= DEPTH_MAX {
@@ -212,7 +227,7 @@ mod tests {
         let mut fairness = Fairness::default();
         let mut flows = [Lately::default(); 3];
         for _ in 0..2 * DEPTH_MAX {
-            fairness.begin_turn(true);
+            fairness.begin_turn(true, false);
             assert!(fairness.admits(&mut flows[0], 64));
             assert!(fairness.admits(&mut flows[1], 1));
             assert!(fairness.admits(&mut flows[2], 1));

@@ -100,7 +100,9 @@ impl<K: Kernel> Worker<K> {
 
     /// Before a turn's datagrams are looked at.
     pub(super) fn begin_fair_turn(&mut self) {
-        self.flows.fairness.begin_turn(self.kernel.is_behind());
+        let others = self.flows.table.len() > 1;
+        let behind = self.kernel.is_behind();
+        self.flows.fairness.begin_turn(behind, others);
     }
 
     pub(super) fn trim_flow_sockets(&mut self) {
