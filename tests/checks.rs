@@ -7,6 +7,8 @@
 mod hostile;
 #[path = "checks/still.rs"]
 mod still;
+#[path = "checks/undisturbed.rs"]
+mod undisturbed;
 #[path = "checks/storm.rs"]
 mod storm;
 mod support;
