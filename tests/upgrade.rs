@@ -291,6 +291,11 @@ fn what_is_known_goes_over_and_the_operators_word_reaches_old_generations() {
     let body = listener("main", address, "main") + &pool_with("main", "", health, &backends);
     let grace = "workers = 1\npin = \"off\"\nshutdown_grace = \"2s\"\nupgrade_grace = \"60s\"\n";
     let mut service = Service::start(Setup::new(body).global(grace));
+    let first_verdicts =
+        |service: &Service| service.ringway.stderr().matches("was unknown").count();
+    until(seconds(5), "both have a verdict", || {
+        first_verdicts(&service) == 2
+    });
     let old = open(address);
     let on_dead = backends[0].0;
     dead.stop_listening();
@@ -306,6 +311,7 @@ fn what_is_known_goes_over_and_the_operators_word_reaches_old_generations() {
     };
     let health_before = state(&service, 1, "health");
     service.upgrade();
+    assert_eq!(first_verdicts(&service), 2, "the successor knew nothing");
     assert_eq!(state(&service, 1, "health"), health_before);
     assert_eq!(state(&service, 1, "weight"), 7, "{on_dead}");
     assert_eq!(health_before, "up");

@@ -60,14 +60,19 @@ impl Service {
 
     #[track_caller]
     fn follow(&mut self, before: u64) -> u32 {
-        until(seconds(20), "the next generation answers", || {
-            self.ringway.get("/v1/status").is_ok_and(|(_, text)| {
-                let status: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
-                status["process"]["generation"].as_u64() == Some(before + 1)
-            })
+        // Until the old one has let go of the admin address, it may still be the one that answers.
+        let newest = within(seconds(20), "the next generation answers", || {
+            let (_, text) = self.ringway.get("/v1/status").ok()?;
+            let status: serde_json::Value = serde_json::from_str(&text).ok()?;
+            let process = &status["process"];
+            let is_next = process["generation"].as_u64() == Some(before + 1);
+            process["pid"].as_u64().filter(|_| is_next)
+        });
+        until(seconds(20), "it alone answers", || {
+            self.generation() == before + 1
         });
         self.ringway.may_end();
-        let newest = self.newest();
+        let newest = u32::try_from(newest).unwrap();
         assert!(self.pids.insert(newest), "a process of its own");
         newest
     }
