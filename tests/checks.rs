@@ -7,11 +7,11 @@
 mod hostile;
 #[path = "checks/still.rs"]
 mod still;
-#[path = "checks/undisturbed.rs"]
-mod undisturbed;
 #[path = "checks/storm.rs"]
 mod storm;
 mod support;
+#[path = "checks/undisturbed.rs"]
+mod undisturbed;
 
 use std::fmt::Display;
 use std::fs;
