@@ -97,7 +97,8 @@ fn the_next_tier_takes_over_without_a_failed_client_and_gives_back_in_time() {
     assert_eq!(names(address, 20), [("first".to_string(), 20)].into());
     let said = ringway.stderr();
     assert!(
-        said.contains("pool main: tier 1 serves now, was tier 0 serves"),
+        // Or before: tiers 0 and 1, if the log has not looked in between.
+        said.contains("pool main: tier 1 serves now, was tier"),
         "{said}"
     );
 }

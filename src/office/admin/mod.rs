@@ -39,6 +39,8 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
+use socket2::SockRef;
+
 use super::board::Board;
 use super::failure::Failure;
 use client::{Client, PATIENCE};
@@ -47,6 +49,9 @@ pub use places::Places;
 use router::Entrance;
 
 const CONNECTIONS_MAX: usize = 64;
+/// Who waits for a place waits in the kernel's queue: a crowd must not fill it, or whoever comes then is not heard for
+/// seconds (his SYN is dropped, and comes again together with the crowd's).
+const QUEUE: i32 = 4096;
 /// A request follows its connection within this, if both come at once.
 const GRACE: Duration = Duration::from_millis(50);
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -68,6 +73,7 @@ pub struct Bound {
 pub fn bind(address: SocketAddr) -> Result<Bound, Failure> {
     let bound = std::net::TcpListener::bind(address).and_then(|socket| {
         socket.set_nonblocking(true)?;
+        SockRef::from(&socket).listen(QUEUE)?;
         let address = socket.local_addr()?;
         Ok(Bound { socket, address })
     });

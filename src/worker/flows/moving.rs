@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crate::handoff::{Holdings, MovingFlow};
+use crate::handoff::{Holdings, ListenerShared, MovingFlow};
 use crate::ids::{Caller, End, FlowKey};
 use crate::session::Progress;
 use crate::uring::Kernel;
@@ -216,16 +216,7 @@ impl<K: Kernel> Worker<K> {
             client: moving.client,
             local: moving.local,
         };
-        let mut tenant =
-            FlowTenant::new(moving.id, listener, pool_id, moving.client, moving.opened);
-        (tenant.port, tenant.hash) = (moving.port, moving.hash);
-        (tenant.kill_at, tenant.kill_as) = (moving.kill_at, moving.kill_as);
-        tenant.attempts = moving.attempts;
-        (tenant.bytes, tenant.datagrams) = (moving.bytes, moving.datagrams);
-        tenant.backend_reserved = moving.holdings.backend;
-        tenant.listener_reserved = moving.holdings.listener;
-        tenant.process_reserved = moving.holdings.process;
-        tenant.pool_reserved = moving.holdings.pool;
+        let mut tenant = tenant_of(&moving, listener);
         let worker = self.world.worker;
         tenant.listener.of(worker).flows_active.add(1);
         backend.of(worker).active.fetch_add(1, Ordering::Relaxed);
@@ -259,4 +250,24 @@ impl<K: Kernel> Worker<K> {
         self.count_on_socket(moving.at, 1);
         self.set_flow_timer(flow);
     }
+}
+
+/// As it was in the process before, but for its backend.
+fn tenant_of(moving: &MovingFlow, listener: Arc<ListenerShared>) -> FlowTenant {
+    let mut tenant = FlowTenant::new(
+        moving.id,
+        listener,
+        moving.pool,
+        moving.client,
+        moving.opened,
+    );
+    (tenant.port, tenant.hash) = (moving.port, moving.hash);
+    (tenant.kill_at, tenant.kill_as) = (moving.kill_at, moving.kill_as);
+    tenant.attempts = moving.attempts;
+    (tenant.bytes, tenant.datagrams) = (moving.bytes, moving.datagrams);
+    tenant.backend_reserved = moving.holdings.backend;
+    tenant.listener_reserved = moving.holdings.listener;
+    tenant.process_reserved = moving.holdings.process;
+    tenant.pool_reserved = moving.holdings.pool;
+    tenant
 }
