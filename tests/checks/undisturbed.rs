@@ -19,10 +19,8 @@ fn front(server: &Backend) -> (Ringway, SocketAddr) {
     let address = net::free_address();
     let backends = [("b", server.address.to_string(), "")];
     let health = format!("[pool.health]\n{OFTEN}");
-    let body = "access_log = \"stdout\"\n".to_owned()
-        + &listener("main", address, "main")
-        + &pool_with("main", "", &health, &backends);
-    let ringway = Setup::new(body).start();
+    let body = listener("main", address, "main") + &pool_with("main", "", &health, &backends);
+    let ringway = Setup::new(body).global("access_log = \"stdout\"\n").start();
     until(SOON, "checks are made", || found(&ringway, "ok") > 2.0);
     (ringway, address)
 }
