@@ -31,7 +31,7 @@ mod timers;
 mod walk;
 
 pub use event::{Action, Event, Look, Ticket};
-pub use flows::{FlowRules, FlowTable, Progress, Request, Response, SILENT_NS};
+pub use flows::{Fairness, FlowRules, FlowTable, Lately, Progress, Request, Response, SILENT_NS};
 pub use harmless::due_after;
 pub use parcels::{Line, Parcels};
 pub use pump::{Pump, Route};

@@ -11,6 +11,7 @@
 //! So a flood of forged sources pushes out its own, and real clients that speak at least every two seconds stay. Flows
 //! come in groups (those of one pool): where only a group is full, the same order holds among its own.
 
+mod fairness;
 mod index;
 mod lists;
 #[cfg(test)]
@@ -20,6 +21,7 @@ mod tests;
 
 use crate::ids::{Caller, FlowKey, Nanos, Slot};
 
+pub use fairness::{Fairness, Lately};
 use index::Index;
 use lists::{Link, List};
 

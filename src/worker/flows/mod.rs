@@ -1,12 +1,11 @@
 //! Datagrams: from the kernel to the flow they belong to, and on to its other side. A flow's life is in [`life`], the
-//! sockets that clients write to are in [`sockets`], its way to a successor is in [`moving`]; the table itself, and who must leave it when it is full, is the
-//! study's.
+//! sockets that clients write to are in [`sockets`], its way to a successor is in [`moving`]; the table itself, who must
+//! leave it when it is full, and who gives way when more comes than can be carried, is the study's.
 //!
 //! Nothing is sent here and now: what is passed on leaves with the next turn, many datagrams at a time.
 
 mod announcing;
 mod blame;
-mod fairness;
 mod life;
 mod moving;
 mod sockets;
@@ -14,11 +13,10 @@ mod tenant;
 
 use crate::handoff::Verdict;
 use crate::ids::{Caller, Drop, FlowKey, Nanos, Outlet, Side, Slot};
-use crate::session::{FlowTable, Request, Response, Timers};
+use crate::session::{Fairness, FlowTable, Request, Response, Timers};
 use crate::uring::{Datagram, Envelope, Kernel, Outcome, Undelivered};
 
 use super::engine::Worker;
-use fairness::Fairness;
 use sockets::DatagramSocket;
 use tenant::FlowTenant;
 

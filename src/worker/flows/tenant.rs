@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use crate::handoff::{BackendShared, ListenerShared, SessionRecord, SourcePlace, Trial};
 use crate::ids::{BackendId, End, Nanos, Outlet, PoolId, Side};
+use crate::session::Lately;
 
 use super::announcing::Announcing;
-use super::fairness::Lately;
 
 #[derive(Debug)]
 pub(super) struct FlowTenant {

@@ -19,7 +19,7 @@ const SHARE_MIN: u32 = 16;
 
 /// What a flow has had lately.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Lately {
+pub struct Lately {
     turn: u32,
     window: u32,
     count: u32,
@@ -27,7 +27,7 @@ pub(super) struct Lately {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Fairness {
+pub struct Fairness {
     turn: u32,
     depth: u32,
     /// Of this turn.
@@ -41,7 +41,7 @@ pub(super) struct Fairness {
 
 impl Fairness {
     /// `others`: there are flows besides one, whether or not they were heard lately. What they send may be among what is lost.
-    pub(super) fn begin_turn(&mut self, behind: bool, others: bool) {
+    pub fn begin_turn(&mut self, behind: bool, others: bool) {
         if !behind && self.depth == 0 {
             return;
         }
@@ -65,7 +65,7 @@ impl Fairness {
     }
 
     /// Whether these are passed on.
-    pub(super) fn admits(&mut self, lately: &mut Lately, count: u32) -> bool {
+    pub fn admits(&mut self, lately: &mut Lately, count: u32) -> bool {
         if self.depth == 0 {
             return true;
         }
@@ -87,7 +87,7 @@ impl Fairness {
         first || !lately.heavy || lately.count <= self.share()
     }
 
-    pub(super) fn admits_newcomers(&mut self, count: u32) -> bool {
+    pub fn admits_newcomers(&mut self, count: u32) -> bool {
         let mut lately = self.newcomers;
         let admitted = self.admits(&mut lately, count);
         self.newcomers = lately;
