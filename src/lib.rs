@@ -51,7 +51,9 @@
 //! - **Turn**: one round of a worker's loop. **Tag**: what a submission is recognised by when its answer comes.
 //! - **Outcome**: a parsed answer of the kernel. **Verdict**: what operator and checks say of a backend.
 //! - **Plan**: what the configuration asks for. **Snapshot**: the plan bound to sockets, addresses and identities.
-//! - **Generation**: of a snapshot, counted from 1; of a slot, to recognise answers that come too late.
+//! - **Generation**: of a snapshot, counted from 1; of a slot, to recognise answers that come too late; of a process, counted
+//!   by upgrades. **Elder**: an older process that keeps its sessions. **Keeper**: the small process that starts a successor.
+//! - **Share**: what one process holds of a limit that all generations count together. **Outlet**: one socket of a flow's.
 //! - **Hatch**: where a worker and the others exchange things. **Doorbell**: wakes it. **Journal**: finished sessions.
 //! - **Eligible**: ready, up, and with room. **Draining**: keeps what it has, gets nothing new.
 //! - **Grant**: a backend for a waiting session. **Transfer**: a fresh socket given to a less loaded worker.

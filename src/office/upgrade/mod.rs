@@ -33,8 +33,9 @@
 //! Limits are counted on lines of a memfd (`sys::shares`): a total, held against the limit, and a share for each living
 //! process. When a process is gone without having given its share back, the newest takes that off. A successor that does not
 //! know the layout counts for itself and says so. Who waits for a place in an older process goes first
-//! (`handoff::Seniors`): the newest looks every few milliseconds while older ones live, since nobody rings across processes. Verdicts and breakers go over as they are at `Estate` and are each
-//! process's own from then on, since each has a prober for its sessions. Both count time from the same origin.
+//! (`handoff::Seniors`): the newest looks every few milliseconds while older ones live, since nobody rings across processes.
+//! Verdicts and breakers go over as they are at `Estate` and are each process's own from then on, since each has a prober
+//! for its sessions. Both count time from the same origin.
 //!
 //! # Generations
 //!
