@@ -104,6 +104,18 @@ fn fail_open_does_not_open_what_a_breaker_has_shut() {
     ringway.rewrite(text(70, "1h"));
     assert!(ringway.reload());
     until(seconds(5), "health is ignored", || ignoring(&ringway));
+    // It is not even chosen; that its breaker would refuse the session is the second lock.
+    let (_, told) = ringway
+        .get("/v1/explain?listener=main&client=127.0.0.1")
+        .unwrap();
+    let told: serde_json::Value = serde_json::from_str(&told).unwrap();
+    let candidates = told["candidates"].as_array().unwrap();
+    let shut = candidates
+        .iter()
+        .find(|it| it["backend"] == "dead")
+        .unwrap();
+    assert_eq!(shut["probability"], 0.0, "{told}");
+    assert!(shut["why"].as_str().unwrap().contains("ejected"), "{shut}");
     let before = attempts(&ringway);
     for n in 0..15 {
         assert_ne!(visit(address, n).unwrap(), "dead");
