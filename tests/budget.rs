@@ -4,12 +4,11 @@
 mod support;
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use socket2::{Domain, Socket, Type};
 use support::backends::{Backend, read_line};
 use support::ringway::{Ringway, listener, pool, single};
 use support::wait::{seconds, until};
@@ -27,13 +26,8 @@ fn alarms(ringway: &Ringway, part: &str) -> Vec<String> {
 }
 
 /// Greeted, from a port that the kernel would not give to us: those few are for the balancer.
-fn from_port(port: u16, address: SocketAddr) -> TcpStream {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    let own = SocketAddr::from((Ipv4Addr::new(127, 0, 0, 6), port));
-    socket.bind(&own.into()).unwrap();
-    socket.connect(&address.into()).unwrap();
-    let stream = TcpStream::from(socket);
-    net::prepare(&stream).unwrap();
+fn greeted_from(port: u16, address: SocketAddr) -> TcpStream {
+    let stream = net::from_port(port, address);
     assert_eq!(read_line(&stream).unwrap(), "a");
     stream
 }
@@ -61,10 +55,10 @@ fn local_ports_that_run_low_are_an_alarm_once() {
     });
 
     let alarm = "local ports towards it are in use";
-    let mut held: Vec<TcpStream> = (0..85).map(|n| from_port(20_000 + n, address)).collect();
+    let mut held: Vec<TcpStream> = (0..85).map(|n| greeted_from(20_000 + n, address)).collect();
     thread::sleep(Duration::from_millis(1_500));
     assert_eq!(alarms(&ringway, alarm), [""; 0], "15 of 100 are left");
-    held.extend((85..95).map(|n| from_port(20_000 + n, address)));
+    held.extend((85..95).map(|n| greeted_from(20_000 + n, address)));
     until(seconds(5), "an alarm", || {
         !alarms(&ringway, alarm).is_empty()
     });
@@ -72,7 +66,7 @@ fn local_ports_that_run_low_are_an_alarm_once() {
     assert!((0.04..0.1).contains(&share), "{share}");
     // It is looked at again with each that comes, and not said again.
     for n in 95..98 {
-        held.push(from_port(20_000 + n, address));
+        held.push(greeted_from(20_000 + n, address));
         thread::sleep(Duration::from_millis(1_100));
     }
     let said = alarms(&ringway, alarm);

@@ -7,7 +7,7 @@ mod support;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{PipeReader, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -15,27 +15,11 @@ use std::thread;
 use std::time::Instant;
 
 use support::backends::{Backend, read_line};
+use support::greeted::{expect_reset, open, say};
 use support::ringway::{Ringway, Setup, single};
 use support::servers::program;
 use support::wait::{seconds, until, within};
 use support::{alone, net};
-
-fn open(address: SocketAddr) -> (TcpStream, String) {
-    let stream = net::connect(address);
-    let name = read_line(&stream).expect("the backend's name");
-    (stream, name)
-}
-
-fn say(stream: &mut TcpStream, text: &str) {
-    writeln!(stream, "{text}").expect("send");
-    assert_eq!(read_line(&*stream).expect("echo"), text);
-}
-
-#[track_caller]
-fn expect_reset(mut stream: TcpStream) {
-    let error = stream.read(&mut [0; 1]).expect_err("no clean end");
-    assert!(net::is_reset(&error), "{error}");
-}
 
 const KEYS: [&str; 15] = [
     "time",

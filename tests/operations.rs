@@ -4,34 +4,16 @@
 mod support;
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use support::backends::{Backend, read_line};
+use support::backends::Backend;
+use support::greeted::{expect_reset, open, say};
 use support::http;
 use support::ringway::{PROGRAM, Ringway, Setup, run, single};
 use support::wait::{seconds, until};
 use support::{alone, net, process};
-
-fn open(address: SocketAddr) -> (TcpStream, String) {
-    let stream = net::connect(address);
-    let name = read_line(&stream).expect("the backend's name");
-    (stream, name)
-}
-
-fn say(stream: &mut TcpStream, text: &str) {
-    writeln!(stream, "{text}").expect("send");
-    assert_eq!(read_line(&*stream).expect("echo"), text);
-}
-
-#[track_caller]
-fn expect_reset(mut stream: TcpStream) {
-    let error = stream.read(&mut [0; 1]).expect_err("no clean end");
-    assert!(net::is_reset(&error), "{error}");
-}
 
 #[test]
 fn a_signal_drains_and_the_last_session_ends_the_process() {

@@ -4,30 +4,14 @@
 mod support;
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr};
 use std::time::{Duration, Instant};
 
 use support::backends::{Backend, read_line};
+use support::greeted::{expect_reset, open, say};
 use support::ringway::{Ringway, Setup, listener, pool, pool_with};
 use support::wait::{seconds, until};
 use support::{alone, net};
-
-fn open(address: SocketAddr) -> (TcpStream, String) {
-    let stream = net::connect(address);
-    let name = read_line(&stream).expect("the backend's name");
-    (stream, name)
-}
-
-fn say(stream: &mut TcpStream, text: &str) {
-    writeln!(stream, "{text}").expect("send");
-    assert_eq!(read_line(&*stream).expect("echo"), text);
-}
-
-#[track_caller]
-fn expect_reset(mut stream: TcpStream) {
-    let error = stream.read(&mut [0; 1]).expect_err("no clean end");
-    assert!(net::is_reset(&error), "{error}");
-}
 
 const CHECKED: &str = "[pool.health]\nkind = \"tcp\"\ninterval = \"300ms\"\nfast_interval = \"100ms\"\n\
                        timeout = \"300ms\"\nrise = 2\nfall = 2\n";

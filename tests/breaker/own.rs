@@ -7,8 +7,6 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use socket2::{Domain, Socket, Type};
-
 use super::support::backends::{Backend, read_line};
 use super::support::ringway::Ringway;
 use super::support::wait::seconds;
@@ -48,17 +46,6 @@ fn assert_blameless(ringway: &Ringway) {
     );
 }
 
-/// From a port that the kernel would not give.
-fn from_port(port: u16, address: SocketAddr) -> TcpStream {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    let own = SocketAddr::from((Ipv4Addr::new(127, 0, 0, 6), port));
-    socket.bind(&own.into()).unwrap();
-    socket.connect(&address.into()).unwrap();
-    let stream = TcpStream::from(socket);
-    net::prepare(&stream).unwrap();
-    stream
-}
-
 #[test]
 fn without_a_local_port_no_backend_is_blamed() {
     if !namespace::inside("own::without_a_local_port_no_backend_is_blamed") {
@@ -80,7 +67,9 @@ fn without_a_local_port_no_backend_is_blamed() {
     };
     ports("40000 40003");
     // Four towards each, and five more clients than that.
-    let clients: Vec<TcpStream> = (0..13).map(|n| from_port(20_000 + n, address)).collect();
+    let clients: Vec<TcpStream> = (0..13)
+        .map(|n| net::from_port(20_000 + n, address))
+        .collect();
     thread::sleep(Duration::from_millis(1_500));
     // Whoever looks needs a port, too.
     ports("41000 60000");

@@ -5,8 +5,6 @@ use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use socket2::{Domain, Socket, Type};
-
 use super::ended;
 use super::support::backends::{Backend, read_line};
 use super::support::ringway::{Ringway, Setup, listener, pool, pool_with, single};
@@ -112,7 +110,9 @@ fn without_a_port_to_connect_from_resources_are_to_blame() {
         fs::write("/proc/sys/net/ipv4/ip_local_port_range", range).expect("ports of our own");
     };
     ports("40000 40003");
-    let clients: Vec<TcpStream> = (0..7).map(|n| from_port(20_000 + n, address)).collect();
+    let clients: Vec<TcpStream> = (0..7)
+        .map(|n| net::from_port(20_000 + n, address))
+        .collect();
     let served = clients.iter().filter(|stream| read_line(*stream).is_ok());
     assert_eq!(served.count(), 4, "as many as there are ports");
     // Others have ports again.
@@ -127,17 +127,6 @@ fn without_a_port_to_connect_from_resources_are_to_blame() {
     assert!(failures >= 3.0, "{failures}");
     let served = net::connect(address);
     read_line(&served).expect("served again");
-}
-
-/// Connects from a port that the kernel would not give.
-fn from_port(port: u16, address: SocketAddr) -> TcpStream {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    let own = SocketAddr::from((Ipv4Addr::new(127, 0, 0, 6), port));
-    socket.bind(&own.into()).unwrap();
-    socket.connect(&address.into()).unwrap();
-    let stream = TcpStream::from(socket);
-    net::prepare(&stream).unwrap();
-    stream
 }
 
 #[test]

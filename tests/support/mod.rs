@@ -11,6 +11,7 @@ pub mod datagrams;
 pub mod delay;
 pub mod events;
 pub mod frozen;
+pub mod greeted;
 pub mod http;
 pub mod metrics;
 pub mod namespace;

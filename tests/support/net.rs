@@ -75,6 +75,17 @@ pub fn listen_with(address: SocketAddr, receive_bytes: usize) -> io::Result<TcpL
     Ok(socket.into())
 }
 
+/// Connects from a port that the kernel would not give, from an address that nobody else uses.
+pub fn from_port(port: u16, address: SocketAddr) -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    let own = SocketAddr::from((Ipv4Addr::new(127, 0, 0, 6), port));
+    socket.bind(&own.into()).expect("the port is free");
+    socket.connect(&address.into()).expect("connected");
+    let stream = TcpStream::from(socket);
+    prepare(&stream).expect("timeouts");
+    stream
+}
+
 pub fn connect(address: SocketAddr) -> TcpStream {
     try_connect(address).unwrap_or_else(|error| panic!("connect to {address}: {error}"))
 }
