@@ -358,22 +358,23 @@ fn flood_beside_others(ringway: &Ringway, front: SocketAddr) -> Lost {
     println!(
         "{lost:?} of {sent} and {asked}; {overrun} in the socket, {overload} for the flood's share"
     );
-    assert!(asked > 50, "{asked}");
+    // Each answer that is lost costs its asker a tenth of a second, so that who loses much asks little.
+    assert!(asked > 16, "{asked}");
     lost
 }
 
-/// Without anybody giving way the others lost 0.43 to 0.60 of the flood's share in each of five runs, with it 0.01 to 0.44,
-/// four of five times below 0.21: so one good run of a few tells them apart.
+/// Where nobody gives way the others lose 0.3 to 1.5 of the flood's share (15 runs); where the flood does, 0 to 0.03 of it (ten). A
+/// machine that is busy with other things may need another try.
 #[test]
 fn a_flood_takes_no_more_than_its_share() {
-    const TRIES: usize = 5;
+    const TRIES: usize = 3;
     let _alone = alone();
     let echo = Echo::plain();
     let front = net::free_address();
     let text = listener("front", front, "p") + &pool("p", "", &[("a", echo.address)]);
     let ringway = Setup::new(text).start();
     let mut tries = (0..TRIES).map(|_| flood_beside_others(&ringway, front));
-    let fair = tries.any(|lost| lost.of_others < lost.of_flood * 0.3);
+    let fair = tries.any(|lost| lost.of_others < lost.of_flood * 0.1);
     assert!(fair, "the others lose as much as the flood, {TRIES} times");
     // When the flood is over nothing is lost any more.
     let socket = client(front);

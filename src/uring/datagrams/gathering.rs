@@ -2,7 +2,7 @@
 //! of many datagrams costs less than many turns.
 
 use crate::uring::door::Patience;
-use crate::uring::outcome::Completion;
+use crate::uring::outcome::{Completion, ReceivePause};
 use crate::uring::ring::Ring;
 use crate::uring::tag::Op;
 
@@ -20,14 +20,14 @@ impl Ring {
         self.datagrams.behind = false;
         let (mut seen, mut received) = (0, 0);
         loop {
-            let came = self.completions[seen..].iter();
-            let came = came.filter(|it| is_datagram(it)).count();
+            let new = &self.completions[seen..];
+            let came = new.iter().filter(|it| is_datagram(it)).count();
             received += came;
-            if came < ROUND {
+            if received >= TURN_ENOUGH || new.iter().any(lacked_buffer) {
+                self.datagrams.behind = true;
                 return;
             }
-            if received >= TURN_ENOUGH {
-                self.datagrams.behind = true;
+            if came < ROUND {
                 return;
             }
             seen = self.completions.len();
@@ -39,6 +39,16 @@ impl Ring {
 }
 
 fn is_datagram(completion: &Completion) -> bool {
+    completion.buffer().is_some() && is_of_datagrams(completion)
+}
+
+/// More was there than buffers: those that are still being sent have them.
+fn lacked_buffer(completion: &Completion) -> bool {
+    let lacked = matches!(completion.receive_pause(), Some(ReceivePause::NoBuffer));
+    lacked && is_of_datagrams(completion)
+}
+
+fn is_of_datagrams(completion: &Completion) -> bool {
     let received = |op| matches!(op, Op::DatagramReceive | Op::FlowReceive);
-    completion.buffer().is_some() && completion.tag().is_some_and(|tag| received(tag.op))
+    completion.tag().is_some_and(|tag| received(tag.op))
 }
