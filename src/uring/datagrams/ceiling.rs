@@ -19,6 +19,8 @@ pub(super) struct Ceiling {
     number: RawFd,
     /// Sockets of flows that are too many, as of the last attempt to open one.
     excess: u32,
+    /// Since then a number has become free that a flow may have.
+    low_is_free: bool,
 }
 
 impl Ceiling {
@@ -28,6 +30,7 @@ impl Ceiling {
         Ceiling {
             number: below(limit),
             excess: 0,
+            low_is_free: false,
         }
     }
 
@@ -35,6 +38,7 @@ impl Ceiling {
     pub(super) fn admits(&mut self, socket: BorrowedFd<'_>) -> bool {
         let above = socket.as_raw_fd().saturating_sub(self.number);
         self.excess = u32::try_from(above + 1).unwrap_or(0);
+        self.low_is_free = false;
         self.excess == 0
     }
 
@@ -44,6 +48,7 @@ impl Ceiling {
         self.number = below(limit);
         let last = RawFd::try_from(limit).unwrap_or(RawFd::MAX);
         self.excess = u32::try_from(last.saturating_sub(self.number)).unwrap_or(0) + 1;
+        self.low_is_free = false;
     }
 
     pub(super) fn excess(&self) -> u32 {
@@ -52,10 +57,15 @@ impl Ceiling {
 
     /// A flow leaves this socket: whether it must be closed, and not wait for another flow.
     pub(super) fn wants(&mut self, socket: RawFd) -> bool {
-        // The last one may serve the flow that there was none for.
-        let too_many = self.excess > 1;
-        self.excess -= u32::from(too_many);
-        too_many || socket >= self.number
+        let last = self.excess <= 1;
+        let too_high = socket >= self.number;
+        self.low_is_free |= !too_high;
+        // The flow that there was none for needs a number that it may have: if none is free by then, one more must go.
+        if !last || self.low_is_free {
+            self.excess = self.excess.saturating_sub(1);
+        }
+        // The last one may serve that flow.
+        !last || too_high
     }
 }
 
@@ -92,6 +102,7 @@ mod tests {
         let mut ceiling = Ceiling {
             number: own + 1,
             excess: 0,
+            low_is_free: false,
         };
         assert!(ceiling.admits(file.as_fd()));
         assert_eq!(ceiling.excess(), 0);
@@ -100,11 +111,22 @@ mod tests {
         assert!(!ceiling.admits(file.as_fd()));
         assert_eq!(ceiling.excess(), 1);
         assert!(ceiling.wants(own), "above the ceiling");
+        assert_eq!(
+            ceiling.excess(),
+            1,
+            "the newcomer could not have its number"
+        );
         assert!(!ceiling.wants(own - 1), "it may serve the newcomer");
+        assert_eq!(ceiling.excess(), 0);
         ceiling.number = own - 2;
         assert!(!ceiling.admits(file.as_fd()));
         assert_eq!(ceiling.excess(), 3);
         let closed: Vec<bool> = (0..3).map(|_| ceiling.wants(0)).collect();
         assert_eq!(closed, [true, true, false]);
+        assert_eq!(ceiling.excess(), 0);
+        assert!(!ceiling.admits(file.as_fd()));
+        let closed: Vec<bool> = [0, own, own].map(|socket| ceiling.wants(socket)).into();
+        assert_eq!(closed, [true; 3]);
+        assert_eq!(ceiling.excess(), 0, "the first one's number is free");
     }
 }

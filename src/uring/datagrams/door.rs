@@ -121,7 +121,7 @@ pub trait Datagrams {
     fn adopt_flow(&mut self, _flow: FlowKey, _socket: OwnedFd) -> Result<Outlet, ConnectFailure> {
         Err(ConnectFailure::Resources)
     }
-    /// How many sockets of flows there are too many, as of the last attempt to open one that found no room.
+    /// How many sockets of flows must still go until the next can be opened, as of the last attempt that found no room.
     fn flow_sockets_over(&self) -> u32;
     /// What flows that are over still hold is given back with the next turn; after this call it can be had.
     fn let_go_at_once(&mut self);

@@ -223,10 +223,13 @@ impl<K: Kernel> Worker<K> {
     /// Out of descriptors or ports: the least worthy flow that has a socket goes, but not this one; and more of them if there
     /// are too many altogether.
     fn free_a_socket(&mut self, flow: FlowKey) -> bool {
-        let wanted = self.kernel.flow_sockets_over().clamp(1, SHED_MAX);
-        let freed = (0..wanted)
-            .take_while(|_| self.close_somebody(flow))
-            .count();
+        let mut freed = 0;
+        while freed < SHED_MAX && self.close_somebody(flow) {
+            freed += 1;
+            if self.kernel.flow_sockets_over() == 0 {
+                break;
+            }
+        }
         self.kernel.let_go_at_once();
         freed > 0
     }
