@@ -86,6 +86,7 @@ impl Ring {
                 of_datagrams,
                 Outbox::new(DATAGRAM_BUFFERS),
                 size.slots_max,
+                features.min_wait,
             ))),
             streams: ManuallyDrop::new(Streams::new(size.slots_max)),
             doorbell_cell: ManuallyDrop::new(Box::new(0)),

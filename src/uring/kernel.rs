@@ -24,7 +24,9 @@ impl Kernel for Ring {
     fn turn(&mut self, patience: Patience, outcomes: &mut Vec<Outcome>) {
         self.buffers.publish();
         let hurry = self.begin_datagrams();
-        self.enter(if hurry { Patience::None } else { patience });
+        let patience = if hurry { Patience::None } else { patience };
+        let window_us = self.window_us();
+        self.enter_for(patience, window_us);
         self.collect();
         self.gather_datagrams();
         self.settle_flights(outcomes);

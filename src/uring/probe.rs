@@ -16,15 +16,18 @@ pub struct Features {
     pub no_sqarray: bool,
     /// `no-iowait` (6.15): a worker that waits for clients is idle, and does not show as a core that waits for a disk.
     pub no_iowait: bool,
+    /// `min-wait` (6.12): a wait for several answers that ends after a while with one.
+    pub min_wait: bool,
 }
 
 impl Features {
     /// Name and presence of each, for people.
     #[must_use]
-    pub fn list(&self) -> [(&'static str, bool); 2] {
+    pub fn list(&self) -> [(&'static str, bool); 3] {
         [
             ("no-sqarray", self.no_sqarray),
             ("no-iowait", self.no_iowait),
+            ("min-wait", self.min_wait),
         ]
     }
 
@@ -44,6 +47,7 @@ impl Features {
         Features {
             no_sqarray: self.no_sqarray && !masked("no-sqarray"),
             no_iowait: self.no_iowait && !masked("no-iowait"),
+            min_wait: self.min_wait && !masked("min-wait"),
         }
     }
 }
@@ -75,10 +79,10 @@ pub fn probe() -> Result<Features, StartError> {
     super::build::required_flags(&mut builder);
     builder.setup_no_sqarray();
     let no_sqarray = builder.build(8).is_ok();
-    let no_iowait = ring.params().is_feature_no_iowait();
     Ok(Features {
         no_sqarray,
-        no_iowait,
+        no_iowait: ring.params().is_feature_no_iowait(),
+        min_wait: ring.params().is_feature_min_timeout(),
     })
 }
 
@@ -103,15 +107,17 @@ mod tests {
         let all = Features {
             no_sqarray: true,
             no_iowait: true,
+            min_wait: true,
         };
         assert_eq!(
             all.without("no-sqarray"),
             Features {
                 no_sqarray: false,
-                no_iowait: true
+                ..all
             }
         );
-        assert_eq!(all.without("no-sqarray, no-iowait"), Features::default());
+        let each = "no-sqarray, no-iowait,min-wait";
+        assert_eq!(all.without(each), Features::default());
         assert_eq!(all.without(""), all);
     }
 }

@@ -3,6 +3,7 @@
 //! One turn is one system call as a rule: submit what is queued, wait, copy the completions out. Only then are they
 //! looked at. See `ops.rs` for what is submitted and `outcome.rs` for what answers mean.
 
+use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -25,6 +26,27 @@ pub(super) const ENTER_GETEVENTS: u32 = 1;
 const ENTER_EXT_ARG: u32 = 1 << 3;
 /// IORING_ENTER_NO_IOWAIT (Linux 6.15).
 pub(super) const ENTER_NO_IOWAIT: u32 = 1 << 7;
+
+/// How to wait: struct io_uring_getevents_arg.
+#[repr(C)]
+struct Wait<'a> {
+    signals: u64,
+    signals_bytes: u32,
+    /// After so many microseconds one answer is enough.
+    min_wait_us: u32,
+    timeout: Option<&'a types::Timespec>,
+}
+
+impl<'a> Wait<'a> {
+    fn new(min_wait_us: u32, timeout: Option<&'a types::Timespec>) -> Wait<'a> {
+        Wait {
+            signals: 0,
+            signals_bytes: 0,
+            min_wait_us,
+            timeout,
+        }
+    }
+}
 
 /// How long to leave a kernel alone that has nothing left for a submission.
 const SHORTAGE_REST: Duration = Duration::from_millis(1);
@@ -129,35 +151,47 @@ impl Ring {
     }
 
     pub(super) fn enter(&mut self, patience: Patience) {
-        let to_submit = self.io.submission().len() as u32;
-        self.enter_with(to_submit, patience);
+        self.enter_for(patience, 0);
     }
 
-    pub(super) fn enter_with(&mut self, to_submit: u32, patience: Patience) {
+    /// As [`Ring::enter`]; a wait goes on for `window_us` microseconds unless there are two answers before.
+    pub(super) fn enter_for(&mut self, patience: Patience, window_us: u32) {
+        let to_submit = self.io.submission().len() as u32;
+        self.enter_with(to_submit, patience, window_us);
+    }
+
+    pub(super) fn enter_with(&mut self, to_submit: u32, patience: Patience, window_us: u32) {
         self.unread_answers = true;
-        let submitter = self.io.submitter();
-        let min_complete = u32::from(patience != Patience::None);
-        // An interrupted or timed-out wait, and a busy kernel, all mean: look again. What was submitted is told by the
-        // queue's head, not by this answer.
-        let answer = if let Patience::Nanoseconds(nanoseconds) = patience {
-            let timeout = types::Timespec::from(Duration::from_nanos(nanoseconds));
-            let arguments = types::SubmitArgs::new().timespec(&timeout);
-            // SAFETY: the flags announce the extended argument that is passed; it and the timespec live until the call ends.
-            unsafe {
-                submitter.enter(
-                    to_submit,
-                    min_complete,
-                    self.enter_flags | ENTER_EXT_ARG,
-                    Some(&arguments),
-                )
+        let timeout = match patience {
+            Patience::Nanoseconds(nanoseconds) => {
+                Some(types::Timespec::from(Duration::from_nanos(nanoseconds)))
             }
+            Patience::None | Patience::Endless => None,
+        };
+        let min_complete = match patience {
+            Patience::None => 0,
+            _ if window_us > 0 => 2,
+            _ => 1,
+        };
+        let answer = if min_complete > 0 && (window_us > 0 || timeout.is_some()) {
+            self.wait_as(
+                to_submit,
+                min_complete,
+                &Wait::new(window_us, timeout.as_ref()),
+            )
         } else {
             // SAFETY: no argument is passed.
             unsafe {
-                submitter.enter::<libc::sigset_t>(to_submit, min_complete, self.enter_flags, None)
+                self.io.submitter().enter::<Wait<'_>>(
+                    to_submit,
+                    min_complete,
+                    self.enter_flags,
+                    None,
+                )
             }
         };
-        // Anything else could only be met by trying again forever.
+        // An interrupted or timed-out wait, and a busy kernel, all mean: look again. What was submitted is told by the
+        // queue's head, not by this answer. Anything else could only be met by trying again forever.
         assert!(
             answer.as_ref().map_or_else(outcome::is_transient, |_| true),
             "io_uring_enter refused: {answer:?}"
@@ -167,19 +201,23 @@ impl Ring {
         }
     }
 
+    fn wait_as(&self, to_submit: u32, min_complete: u32, wait: &Wait<'_>) -> io::Result<usize> {
+        let flags = self.enter_flags | ENTER_EXT_ARG;
+        // SAFETY: the flags announce the extended argument that is passed; it and the timespec live until the call ends.
+        unsafe {
+            self.io
+                .submitter()
+                .enter(to_submit, min_complete, flags, Some(wait))
+        }
+    }
+
     /// The kernel has no memory for what is submitted now: trying again at once would spin as long as that lasts. Waits for
     /// a completion beyond those that are there already.
     pub(super) fn rest(&mut self) {
         let ready = self.io.completion().len() as u32;
         let timeout = types::Timespec::from(SHORTAGE_REST);
-        let arguments = types::SubmitArgs::new().timespec(&timeout);
-        let flags = self.enter_flags | ENTER_EXT_ARG;
-        // SAFETY: the flags announce the extended argument that is passed; it and the timespec live until the call ends.
-        let _ = unsafe {
-            self.io
-                .submitter()
-                .enter(0, ready + 1, flags, Some(&arguments))
-        };
+        let wait = Wait::new(0, Some(&timeout));
+        let _ = self.wait_as(0, ready + 1, &wait);
     }
 
     /// Copies all completions out of the shared queue before any is looked at, and those in the kernel's backlog, too:
@@ -193,7 +231,7 @@ impl Ring {
         self.copy_out();
         while self.io.submission().cq_overflow() {
             self.overflowed = true;
-            self.enter_with(0, Patience::None);
+            self.enter_with(0, Patience::None, 0);
             self.copy_out();
         }
         self.unread_answers = false;

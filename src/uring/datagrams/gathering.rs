@@ -1,6 +1,8 @@
 //! What has piled up in sockets is taken in one turn, as far as buffers reach: what came together leaves together, so a turn
 //! of many datagrams costs less than many turns.
 
+use std::time::Instant;
+
 use crate::uring::door::Patience;
 use crate::uring::outcome::{Completion, ReceivePause};
 use crate::uring::ring::Ring;
@@ -15,6 +17,17 @@ const ROUND: usize = 32;
 pub(super) const TURN_ENOUGH: usize = DATAGRAM_BUFFERS as usize * 3 / 8;
 
 impl Ring {
+    /// How long the turn that begins waits for a second answer, in microseconds, for the sake of streams of datagrams: not
+    /// at all where bytes of sessions are under way.
+    pub(in crate::uring) fn window_us(&mut self) -> u32 {
+        let window_us = self.datagrams.coalescing.window_us(Instant::now);
+        if self.flights.is_empty() {
+            window_us
+        } else {
+            0
+        }
+    }
+
     /// After a turn's answers are copied out: more of them, while sockets have more.
     pub(in crate::uring) fn gather_datagrams(&mut self) {
         self.datagrams.behind = false;
@@ -32,7 +45,7 @@ impl Ring {
             }
             seen = self.completions.len();
             self.datagrams.buffers.publish_more(came);
-            self.enter_with(0, Patience::None);
+            self.enter_with(0, Patience::None, 0);
             self.collect_more();
         }
     }

@@ -9,6 +9,7 @@
 //! [`sending`].
 
 mod ceiling;
+mod coalescing;
 mod door;
 mod gathering;
 mod heading;

@@ -72,9 +72,12 @@ impl Ring {
                 outbox,
                 buffers,
                 ways,
+                coalescing,
                 ..
             } = &mut **self.datagrams;
             let cell = outbox.cell(number);
+            let pieces = cell.parcels.len() as u32;
+            coalescing.note_send(cell.toward.side(), pieces);
             let side = cell.toward.side().index();
             let mut joined_max = u16::MAX;
             if let Some(way) = ways.get_mut(cell.flow.slot.index()) {

@@ -4,6 +4,7 @@ use std::io;
 use std::mem::ManuallyDrop;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
+use std::time::Instant;
 
 use crate::ids::{ConnectFailure, FlowKey, Outlet, Side, SocketId};
 use crate::sys::datagram;
@@ -15,6 +16,7 @@ use crate::uring::ring::{Listening, Ring};
 use crate::uring::tag::{Op, Tag};
 
 use super::ceiling::Ceiling;
+use super::coalescing::Coalescing;
 use super::door::{Datagram, Datagrams, Envelope, Undelivered};
 use super::heading::{Head, Heading};
 use super::inbound::{self, PAYLOAD_AT};
@@ -44,6 +46,7 @@ pub(super) struct Way {
 pub(in crate::uring) struct DatagramSide {
     pub(in crate::uring) buffers: Buffers,
     pub(super) outbox: Outbox,
+    pub(super) coalescing: Coalescing,
     /// What every receive shows the kernel; boxed, so that it stays where it is.
     layout: Box<libc::msghdr>,
     listeners: Vec<Listening>,
@@ -67,10 +70,17 @@ pub(in crate::uring) struct DatagramSide {
 
 impl DatagramSide {
     /// Room for `flows_max` flows is reserved now and touched as it is used.
-    pub(in crate::uring) fn new(buffers: Buffers, outbox: Outbox, flows_max: u32) -> DatagramSide {
+    /// `min_wait`: the kernel can wait for a second answer for a while.
+    pub(in crate::uring) fn new(
+        buffers: Buffers,
+        outbox: Outbox,
+        flows_max: u32,
+        min_wait: bool,
+    ) -> DatagramSide {
         DatagramSide {
             buffers,
             outbox,
+            coalescing: Coalescing::new(min_wait, Instant::now()),
             layout: Box::new(inbound::layout()),
             listeners: Vec::new(),
             quiet: Vec::new(),

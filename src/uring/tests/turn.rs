@@ -324,3 +324,38 @@ fn a_ring_that_cannot_be_built_says_which_step_and_why() {
     assert_eq!(error.step, "setting up a ring");
     assert!(error.to_string().contains("Linux 6.1"), "{error}");
 }
+
+#[test]
+fn a_window_waits_for_a_second_answer_and_no_longer() {
+    if !probe().unwrap().min_wait {
+        eprintln!(
+            "not tried: this kernel (before 6.12) has no such wait, so windows are never asked of it"
+        );
+        return;
+    }
+    let mut bench = Bench::new();
+    let mut clients = [bench.client(), bench.client()];
+    for (stream, _) in &clients {
+        bench.ring.receive(*stream);
+    }
+    bench.turn(Patience::None);
+    let window = Duration::from_millis(40);
+    let mut wait_after = |bench: &mut Bench, speakers: usize| {
+        for (_, peer) in &mut clients[..speakers] {
+            peer.write_all(b"x").unwrap();
+        }
+        let start = Instant::now();
+        let patience = Patience::Nanoseconds(400_000_000);
+        bench.ring.enter_for(patience, 40_000);
+        let took = start.elapsed();
+        bench.turn(Patience::None);
+        took
+    };
+    let alone = wait_after(&mut bench, 1);
+    assert!(alone >= window, "one answer ended the wait: {alone:?}");
+    assert!(alone < window * 5, "more than the window: {alone:?}");
+    let two = wait_after(&mut bench, 2);
+    assert!(two < window, "two answers were waited for: {two:?}");
+    let none = wait_after(&mut bench, 0);
+    assert!(none >= window * 10, "patience was cut: {none:?}");
+}
