@@ -25,6 +25,7 @@ impl Default for Link {
 pub(super) struct List {
     first: u32,
     last: u32,
+    length: u32,
 }
 
 impl Default for List {
@@ -32,11 +33,16 @@ impl Default for List {
         List {
             first: NONE,
             last: NONE,
+            length: 0,
         }
     }
 }
 
 impl List {
+    pub(super) fn length(&self) -> usize {
+        self.length as usize
+    }
+
     pub(super) fn oldest(&self) -> Option<u32> {
         (self.first != NONE).then_some(self.first)
     }
@@ -62,6 +68,7 @@ impl List {
             last => entries[last as usize].link.behind = slot,
         }
         self.last = slot;
+        self.length += 1;
     }
 
     pub(super) fn take_out<T>(&mut self, entries: &mut [Entry<T>], slot: u32) {
@@ -74,6 +81,7 @@ impl List {
             NONE => self.last = before,
             behind => entries[behind as usize].link.before = before,
         }
+        self.length -= 1;
     }
 
     /// Goes to the end.

@@ -5,10 +5,12 @@
 //! passed; what a stranger can make us hold with a forged source address stays unanswered. A full table therefore lets go,
 //! in this order, of
 //! 1. the answered flow that is silent longest, if that is [`SILENT_NS`] at least;
-//! 2. the oldest unanswered flow;
-//! 3. the answered flow that is silent longest, whatever it is.
+//! 2. the oldest unanswered flow, unless all unanswered ones are younger than [`HOPE_NS`] and few ([`FEW`]);
+//! 3. the answered flow that is silent longest, whatever it is;
+//! 4. the oldest unanswered flow.
 //!
-//! So a flood of forged sources pushes out its own, and real clients that speak at least every two seconds stay. Flows
+//! So a flood of forged sources pushes out its own, and real clients that speak at least every two seconds stay, all but
+//! one in [`FEW`] at most: the room in which a newcomer can wait for its first answer although all others speak. Flows
 //! come in groups (those of one pool): where only a group is full, the same order holds among its own.
 
 mod fairness;
@@ -27,6 +29,12 @@ use lists::{Link, List};
 
 /// An answered flow that is silent for so long is the first to go from a full table.
 pub const SILENT_NS: u64 = 2_000_000_000;
+
+/// An unanswered flow that is younger may be answered yet.
+pub const HOPE_NS: u64 = 100_000_000;
+
+/// Unanswered flows are few while they are not more than one in so many.
+pub const FEW: usize = 64;
 
 /// What ends a flow, or its backend's turn; kept as they were when the flow began. 0 is no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -70,6 +78,7 @@ struct Flow<T> {
     hash: u64,
     rules: FlowRules,
     group: usize,
+    born: Nanos,
     last: Nanos,
     /// When it last went to the end of its line, in changes of any line.
     order: u64,
@@ -205,6 +214,7 @@ impl<T> FlowTable<T> {
             hash,
             rules,
             group,
+            born: now,
             last: now,
             order: self.changes,
             requests: 0,
@@ -352,9 +362,16 @@ impl<T> FlowTable<T> {
             self.entry(slot)
                 .is_some_and(|flow| now.since(flow.last) >= SILENT_NS)
         });
-        let slot = silent
-            .or_else(|| first_of(|lines| &lines.unanswered))
-            .or(answered)?;
+        let unanswered = first_of(|lines| &lines.unanswered);
+        let length_of = |line: fn(&Lines) -> &List| groups.iter().map(line).map(List::length).sum();
+        let waiting: usize = length_of(|lines| &lines.unanswered);
+        let others: usize = length_of(|lines| &lines.answered);
+        let few = waiting * FEW <= waiting + others;
+        let hopeless = unanswered.filter(|&slot| {
+            let hopes = |flow: &Flow<T>| few && now.since(flow.born) < HOPE_NS;
+            !self.entry(slot).is_some_and(hopes)
+        });
+        let slot = silent.or(hopeless).or(answered).or(unanswered)?;
         Some(self.key(slot))
     }
 

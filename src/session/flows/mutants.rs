@@ -232,6 +232,16 @@ pub(super) const MUTANTS: &[Mutant] = &[
             }
         },
     ),
+    after("hope never ends", |table, step, _| {
+        if let (Step::Begin(_), Some(flow)) = (step, touched(table, step)) {
+            flow.born = flow.born.after(HOPE_NS);
+        }
+    }),
+    after("nobody may hope", |table, step, _| {
+        if let (Step::Begin(_), Some(flow)) = (step, touched(table, step)) {
+            flow.born = Nanos::ZERO;
+        }
+    }),
     after("a full table takes one more", |table, step, _| {
         if let Step::Begin(Some(_)) = step {
             table.flows_max = table.flows_max.max(table.entries.len() as u32 + 1);

@@ -13,7 +13,8 @@ struct Known {
     key: FlowKey,
     tenant: u64,
     group: usize,
-    born: u64,
+    born: Nanos,
+    birth: u64,
     last: Nanos,
     /// When it last went to the end of its line.
     order: u64,
@@ -45,10 +46,17 @@ impl Model {
         let answered = || flows().filter(|it| it.responses > 0);
         let longest_silent = answered().min_by_key(|it| it.order);
         let silent = longest_silent.filter(|it| now.since(it.last) >= SILENT_NS);
+        let in_group = |it: &&Known| group.is_none_or(|group| it.group == group);
+        let all = self.flows.iter().filter(in_group).count();
+        let waiting = self.flows.iter().filter(in_group);
+        let few = waiting.filter(|it| it.responses == 0).count() <= all / FEW;
         let unanswered = flows().filter(|it| it.responses == 0);
+        let oldest = unanswered.min_by_key(|it| it.birth);
+        let hopes = |it: &&Known| few && now.since(it.born) < HOPE_NS;
         silent
-            .or(unanswered.min_by_key(|it| it.born))
+            .or(oldest.filter(|it| !hopes(it)))
             .or(longest_silent)
+            .or(oldest)
             .map(|it| it.key)
     }
 }
@@ -106,13 +114,25 @@ fn agree<T: PartialEq + std::fmt::Debug>(what: &str, found: T, wanted: T) -> Res
     }
 }
 
-fn play(
-    seed: u64,
+/// How a table is played with.
+#[derive(Clone, Copy)]
+struct Manner {
     flows_max: u32,
     callers: u64,
     rules: FlowRules,
-    mutant: Option<&'static Mutant>,
-) -> Result<(), Differs> {
+    /// Steps are so far apart at most.
+    step_ns: u64,
+    /// Answers go to the newest of those that wait for their first, so that one of them waits long.
+    prompt: bool,
+}
+
+fn play(seed: u64, manner: Manner, mutant: Option<&'static Mutant>) -> Result<(), Differs> {
+    let Manner {
+        flows_max,
+        callers,
+        rules,
+        ..
+    } = manner;
     let mut play = Play {
         table: FlowTable::new(flows_max, seed),
         model: Model {
@@ -130,11 +150,11 @@ fn play(
     };
     for _ in 0..3_000 {
         play.model.steps += 1;
-        play.now = play.now.after(play.dice.below(SILENT_NS / 4));
+        play.now = play.now.after(play.dice.below(manner.step_ns));
         let number = play.dice.below(callers);
         match play.dice.below(10) {
             0..5 => play.client_writes(caller(number), number)?,
-            5..8 => play.backend_answers()?,
+            5..8 => play.backend_answers(manner.prompt)?,
             _ => play.end_one()?,
         }
         play.compare()?;
@@ -205,7 +225,8 @@ impl Play {
             key,
             tenant: number,
             group: group(number),
-            born: step,
+            born: now,
+            birth: step,
             last: now,
             order: step,
             requests: 0,
@@ -214,11 +235,18 @@ impl Play {
         Ok(())
     }
 
-    fn backend_answers(&mut self) -> Result<(), Differs> {
+    fn backend_answers(&mut self, prompt: bool) -> Result<(), Differs> {
         if self.model.flows.is_empty() {
             return Ok(());
         }
-        let chosen = self.dice.below(self.model.flows.len() as u64) as usize;
+        let any = self.dice.below(self.model.flows.len() as u64) as usize;
+        let flows = self.model.flows.iter().enumerate();
+        let mut waiting = flows.rev().filter(|(_, it)| it.responses == 0);
+        let newest = waiting.next().filter(|_| waiting.next().is_some());
+        let chosen = match newest {
+            Some((newest, _)) if prompt => newest,
+            _ => any,
+        };
         let (step, limit) = (self.model.steps, self.model.rules.responses);
         let now = self.now;
         let known = &mut self.model.flows[chosen];
@@ -291,17 +319,30 @@ impl Play {
     }
 }
 
-/// All plays: small tables that are full most of the time, under all kinds of rules.
+/// All plays: small tables that are full most of the time, under all kinds of rules; and one in which few wait.
 fn play_all(seed: u64, mutant: Option<&'static Mutant>) -> Result<(), Differs> {
     let rules = |responses, requests, idle_ns| FlowRules {
         idle_ns,
         responses,
         requests,
     };
-    play(seed, 8, 24, rules(0, 0, 1_000), mutant)?;
-    play(seed, 1, 3, rules(2, 0, 0), mutant)?;
-    play(seed, 15, 40, rules(0, 3, 5), mutant)?;
-    play(seed, 16, 12, rules(3, 2, 0), mutant)
+    let slow = |flows_max, callers, rules| Manner {
+        flows_max,
+        callers,
+        rules,
+        step_ns: SILENT_NS / 4,
+        prompt: false,
+    };
+    play(seed, slow(8, 24, rules(0, 0, 1_000)), mutant)?;
+    play(seed, slow(1, 3, rules(2, 0, 0)), mutant)?;
+    play(seed, slow(15, 40, rules(0, 3, 5)), mutant)?;
+    play(seed, slow(16, 12, rules(3, 2, 0)), mutant)?;
+    let quick = Manner {
+        step_ns: HOPE_NS / 50,
+        prompt: true,
+        ..slow(FEW as u32 * 2, FEW as u64 * 3, rules(0, 0, 0))
+    };
+    play(seed, quick, mutant)
 }
 
 #[test]
@@ -366,4 +407,51 @@ fn a_flood_of_strangers_leaves_those_who_speak_alone() {
         }
     }
     assert!(real.iter().all(|&key| table.get(key).is_some()));
+}
+
+#[test]
+fn where_all_others_speak_a_newcomer_has_time_for_its_answer_and_a_flood_pushes_out_few() {
+    let flows = FEW as u64 * 4;
+    let mut table = FlowTable::new(flows as u32, 7);
+    let mut now = Nanos(1);
+    let begin = |table: &mut FlowTable<u64>, number: u64, now: Nanos| {
+        if table.is_full() {
+            let victim = table.victim(None, None, now).expect("a victim");
+            table.remove(victim);
+        }
+        let begun = table.insert(caller(number), 0, FlowRules::default(), number, now);
+        begun.expect("room was made")
+    };
+    let speakers: Vec<FlowKey> = (0..flows)
+        .map(|number| begin(&mut table, number, now))
+        .collect();
+    for &key in &speakers {
+        let _ = table.on_response(key, 1, now);
+    }
+    // One newcomer after the other is answered in time, whoever comes in between.
+    for number in 0..flows {
+        now = now.after(HOPE_NS / 200);
+        let newcomer = begin(&mut table, 1_000 + 2 * number, now);
+        begin(&mut table, 1_001 + 2 * number, now);
+        assert!(table.get(newcomer).is_some(), "it was pushed out");
+        let _ = table.on_response(newcomer, 1, now);
+        for &key in &speakers {
+            let _ = table.on_request(key, 1, now);
+        }
+    }
+    let left = |table: &FlowTable<u64>| {
+        let speakers = speakers.iter();
+        speakers.filter(|&&key| table.get(key).is_some()).count()
+    };
+    // Those that nobody answers go first once they have waited, so the others lose no more than their share.
+    let before = left(&table);
+    for number in 0..flows * 10 {
+        now = now.after(HOPE_NS / 10_000);
+        begin(&mut table, 10_000 + number, now);
+    }
+    assert!(
+        before - left(&table) <= flows as usize / FEW,
+        "of {before} {} are left",
+        left(&table)
+    );
 }
