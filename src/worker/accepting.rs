@@ -10,6 +10,7 @@ use crate::ids::{ListenerId, Refusal, SocketId, millis};
 use crate::session::{Event, Rules, TcpSession};
 use crate::uring::{AcceptEnd, Incoming, Kernel};
 
+use super::ending::jittered;
 use super::engine::Worker;
 use super::tenant::{TRIED_MAX, Tenant};
 use super::world::LocalSocket;
@@ -399,9 +400,6 @@ const NO_POOL: Rules = Rules {
 };
 
 fn rules_of(pool: &Pool, random: u64) -> Rules {
-    // ± 10 %, so that sessions that began together do not end together.
-    let lifetime_ns =
-        pool.times.lifetime_ns / 10 * 9 + pool.times.lifetime_ns / 5 / 1024 * (random & 1023);
     Rules {
         preface_ns: 0,
         connect_timeout_ns: pool.connect_timeout_ns,
@@ -415,6 +413,6 @@ fn rules_of(pool: &Pool, random: u64) -> Rules {
         leave_on_fin: pool.wait.leave_on_fin,
         idle_ns: pool.times.idle_ns,
         half_close_ns: pool.times.half_close_ns,
-        lifetime_ns,
+        lifetime_ns: jittered(pool.times.lifetime_ns, random),
     }
 }

@@ -129,6 +129,11 @@ impl<K: Kernel> Worker<K> {
     }
 }
 
+/// A lifetime within 10 % of this, by these random bits: what began together does not end together.
+pub(super) fn jittered(lifetime_ns: u64, random: u64) -> u64 {
+    lifetime_ns / 10 * 9 + lifetime_ns / 5 / 1024 * (random & 1023)
+}
+
 /// A moment within `over_ns`, by these random bits.
 pub(super) fn spread(random: u64, over_ns: u64) -> u64 {
     ((u128::from(random) * u128::from(over_ns)) >> 64) as u64

@@ -78,6 +78,32 @@ fn a_flow_leaves_a_backend_whose_check_fails_and_stays_where_it_went() {
     drop(first);
 }
 
+/// An order to leave one backend does not follow a flow to the next.
+#[test]
+fn a_flow_that_has_gone_elsewhere_is_not_ended_for_its_old_backend() {
+    let _alone = alone();
+    let (a, b, checked) = twins();
+    let front = net::free_address();
+    let first = TcpListener::bind(checked[0]).unwrap();
+    let _second = TcpListener::bind(checked[1]).unwrap();
+    let tables = health(&format!("\"tcp\"\nport = {}", checked[0].port()));
+    let lines = "on_down = \"close over 3s\"";
+    let ringway = setup(front, lines, &tables, &[("a", a.address), ("b", b.address)]).start();
+    ringway.wait_state("a", "up", seconds(20));
+    ringway.wait_state("b", "up", seconds(20));
+    let sockets: Vec<_> = (0..20).map(|_| client(front)).collect();
+    assert!(sockets.iter().all(|socket| answer_of(socket) == b"a"));
+    drop(first);
+    ringway.wait_state("a", "down", seconds(20));
+    assert!(sockets.iter().all(|socket| answer_of(socket) == b"b"));
+    // One or the other may have ended before it asked; from here on none may.
+    let ended = end_of(&ringway, "backend-down");
+    assert!(ended < 10.0, "{ended} of 20 ended before they could move");
+    std::thread::sleep(Duration::from_millis(3_300));
+    assert_eq!(end_of(&ringway, "backend-down"), ended);
+    assert_eq!(flows(&ringway), 20.0);
+}
+
 #[test]
 fn flows_of_a_backend_that_goes_down_end_where_that_is_wanted() {
     let (a, b, checked) = twins();

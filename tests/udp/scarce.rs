@@ -177,6 +177,16 @@ fn tc(words: &str) {
 
 /// "Port unreachable" for a datagram from `from` to `to`, as the host of `to` would say it.
 fn port_unreachable(from: SocketAddr, to: SocketAddr) {
+    icmp_error([3, 3, 0, 0, 0, 0, 0, 0], from, to);
+}
+
+/// "Fragmentation needed", for ways of 1,400 bytes.
+fn too_long(from: SocketAddr, to: SocketAddr) {
+    let [high, low] = 1_400_u16.to_be_bytes();
+    icmp_error([3, 4, 0, 0, 0, 0, high, low], from, to);
+}
+
+fn icmp_error(header: [u8; 8], from: SocketAddr, to: SocketAddr) {
     let (SocketAddr::V4(from), SocketAddr::V4(to)) = (from, to) else {
         panic!("IPv4 addresses");
     };
@@ -186,7 +196,7 @@ fn port_unreachable(from: SocketAddr, to: SocketAddr) {
     quoted.extend(from.port().to_be_bytes());
     quoted.extend(to.port().to_be_bytes());
     quoted.extend([0, 12, 0, 0]);
-    let mut message = vec![3, 3, 0, 0, 0, 0, 0, 0];
+    let mut message = header.to_vec();
     message.extend(&quoted);
     let words = message
         .chunks(2)
@@ -249,6 +259,16 @@ fn icmp_errors_are_for_the_flow_they_are_about() {
     }
     let moved = || ringway.metric("ringway_udp_flows_moved_total");
     assert_eq!(moved(), 0.0);
+    // Somebody on the way has no room for one of that size: a datagram is lost, and nothing is wrong with the backend.
+    too_long(ways[0], address(0));
+    until(seconds(5), "the lost one is counted", || {
+        drops(&ringway, "too-long") == 1.0
+    });
+    clients[0].send(b"y").unwrap();
+    let (_, way) = backends[0].recv_from(&mut buffer).unwrap();
+    assert_eq!(way, ways[0], "it moved a flow");
+    let failures = || ringway.metric("ringway_connect_failures_total");
+    assert_eq!((moved(), failures()), (0.0, 0.0));
     // About the third flow, as if its backend's port were closed.
     port_unreachable(ways[2], address(0));
     for (n, socket) in clients.iter().enumerate() {
@@ -261,4 +281,5 @@ fn icmp_errors_are_for_the_flow_they_are_about() {
         });
     }
     assert_eq!((moved(), flows(&ringway)), (1.0, 5.0));
+    assert_eq!(failures(), 1.0);
 }

@@ -11,7 +11,7 @@ use crate::sys::datagram;
 use crate::uring::buffers::{Buffers, Parcel};
 use crate::uring::door::{Outcome, Patience};
 use crate::uring::ops;
-use crate::uring::outcome::{self, Completion, ReceivePause};
+use crate::uring::outcome::{self, Completion, ReceivePause, Refused};
 use crate::uring::ring::{Listening, Ring};
 use crate::uring::tag::{Op, Tag};
 
@@ -505,6 +505,21 @@ impl Ring {
             Some(ReceivePause::NoBuffer) if current => {
                 outcomes.push(Outcome::NoDatagramBuffer);
                 self.datagrams.rearm.push(tag);
+            }
+            // The host of a router on the way says that one was too long for it. It is told once, and the way is as it was.
+            Some(ReceivePause::Broken(Refused::As(why @ Undelivered::TooLong)))
+                if current && tag.op == Op::FlowReceive =>
+            {
+                self.receive_datagrams(tag);
+                if let Some(Whose::Flows(flow, outlet)) = whose {
+                    outcomes.push(Outcome::Undelivered {
+                        flow,
+                        outlet: Some(outlet),
+                        datagrams: 1,
+                        why,
+                        headed: false,
+                    });
+                }
             }
             Some(ReceivePause::Broken(refused)) if current => {
                 if let Some(seat) = self.datagrams.seats.of(tag)

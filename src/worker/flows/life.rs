@@ -12,7 +12,7 @@ use crate::session::FlowRules;
 use crate::uring::{Datagram, Kernel, Undelivered};
 use crate::worker::admission::Admission;
 use crate::worker::choosing::{Reserved, reserve};
-use crate::worker::ending::spread;
+use crate::worker::ending::{jittered, spread};
 use crate::worker::engine::Worker;
 
 use super::TRIM_NS;
@@ -72,10 +72,7 @@ impl<K: Kernel> Worker<K> {
         tenant.source = admission.source;
         tenant.process_reserved = of_process == Reservation::Held;
         tenant.pool_reserved = of_pool == Reservation::Held;
-        if pool.times.lifetime_ns > 0 {
-            tenant.kill_at = self.now.after(pool.times.lifetime_ns);
-            tenant.kill_as = End::Lifetime;
-        }
+        tenant.lifetime_end = lifetime_end(&pool, tenant.opened, id);
         let counters = tenant.listener.of(self.world.worker);
         counters.flows_active.add(1);
         counters.flows_total.add(1);
@@ -142,6 +139,7 @@ impl<K: Kernel> Worker<K> {
     /// to another than the one that failed, while there is one.
     pub(super) fn move_flow(&mut self, flow: FlowKey) -> Result<(), Drop> {
         self.leave_backend(flow);
+        self.forget_flow_order(flow);
         let tenant = self.flows.table.get(flow).ok_or(Drop::NoBackend)?;
         let (hash, failed) = (tenant.hash, tenant.failed);
         let pool = self.world.pool(tenant.pool).cloned();
@@ -290,13 +288,17 @@ impl<K: Kernel> Worker<K> {
         if let Some(tenant) = self.flows.table.get_mut(flow)
             && let Some(backend) = &tenant.backend
         {
-            let failure = match why {
-                Undelivered::Unreachable => ConnectFailure::Refused,
-                _ => ConnectFailure::Other,
+            // What our own kernel lacked is no fault of the backend's.
+            let blamed = why == Undelivered::Unreachable;
+            let failure = match blamed {
+                true => ConnectFailure::Refused,
+                false => ConnectFailure::Resources,
             };
             backend.of(worker).connect_failures[failure.index()].add(1);
-            tenant.failed = Some(backend.id);
-            self.blame_flow(flow, failure);
+            if blamed {
+                tenant.failed = Some(backend.id);
+                self.blame_flow(flow, failure);
+            }
         }
     }
 
@@ -344,7 +346,7 @@ impl<K: Kernel> Worker<K> {
     pub(super) fn set_flow_timer(&mut self, flow: FlowKey) {
         let silence_end = self.flows.table.silence_end(flow);
         if let Some(tenant) = self.flows.table.get_mut(flow) {
-            let due = silence_end.min(tenant.kill_at);
+            let due = silence_end.min(tenant.kill_at).min(tenant.lifetime_end);
             // A flow that goes on moves its end away with every datagram; the timer learns of it when it fires.
             if due < tenant.timer_at {
                 tenant.timer_at = due;
@@ -372,8 +374,11 @@ impl<K: Kernel> Worker<K> {
                 continue;
             }
             let (kill_at, kill_as) = (tenant.kill_at, tenant.kill_as);
+            let lifetime_end = tenant.lifetime_end;
             if self.now >= kill_at {
                 self.end_flow(flow, kill_as);
+            } else if self.now >= lifetime_end {
+                self.end_flow(flow, End::Lifetime);
             } else if self.now >= silence_end {
                 self.end_flow(flow, End::Idle);
             } else {
@@ -400,18 +405,31 @@ impl<K: Kernel> Worker<K> {
 
     /// In the draining phase each flow that is left gets its own moment to be closed.
     pub(in crate::worker) fn plan_shutdown_of_flows(&mut self) {
-        let Phase::Draining {
+        for slot in 0..self.flows.table.extent() {
+            if let Some(flow) = self.flows.table.at(slot).map(|(flow, _)| flow) {
+                self.plan_shutdown_of_flow(flow);
+            }
+        }
+    }
+
+    fn plan_shutdown_of_flow(&mut self, flow: FlowKey) {
+        if let Phase::Draining {
             close_from,
             close_until,
         } = self.world.phase
-        else {
-            return;
-        };
-        for slot in 0..self.flows.table.extent() {
-            if let Some(flow) = self.flows.table.at(slot).map(|(flow, _)| flow) {
-                let moment = close_from.after(spread(self.random(), close_until.since(close_from)));
-                self.order_flow_end(flow, End::Shutdown, moment);
-            }
+        {
+            let moment = close_from.after(spread(self.random(), close_until.since(close_from)));
+            self.order_flow_end(flow, End::Shutdown, moment);
+        }
+    }
+
+    /// The flow has left the backend whose eviction may have ordered its end.
+    fn forget_flow_order(&mut self, flow: FlowKey) {
+        if let Some(tenant) = self.flows.table.get_mut(flow)
+            && tenant.kill_at != Nanos::NEVER
+        {
+            tenant.kill_at = Nanos::NEVER;
+            self.plan_shutdown_of_flow(flow);
         }
     }
 
@@ -478,6 +496,15 @@ impl<K: Kernel> Worker<K> {
             let counters = local.listener.of(self.world.worker);
             counters.drops[why.index()].add(u64::from(datagrams));
         }
+    }
+}
+
+/// When a flow is too old, by its pool's `max_lifetime`; the same in each process that it lives in.
+pub(super) fn lifetime_end(pool: &Pool, opened: Nanos, id: u64) -> Nanos {
+    match pool.times.lifetime_ns {
+        0 => Nanos::NEVER,
+        // Fibonacci hashing (Knuth, TAOCP 3, 6.4): ids are running numbers.
+        most => opened.after(jittered(most, id.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32)),
     }
 }
 

@@ -43,7 +43,9 @@ pub(super) struct FlowTenant {
     pub(super) datagrams: [u64; 2],
     /// What the timer wheel is set to.
     pub(super) timer_at: Nanos,
-    /// When, and as what, the flow is to end by order or age.
+    /// When it is too old.
+    pub(super) lifetime_end: Nanos,
+    /// When, and as what, it is to end by order.
     pub(super) kill_at: Nanos,
     pub(super) kill_as: End,
     /// A successor has its socket.
@@ -82,6 +84,7 @@ impl FlowTenant {
             bytes: [0; 2],
             datagrams: [0; 2],
             timer_at: Nanos::NEVER,
+            lifetime_end: Nanos::NEVER,
             kill_at: Nanos::NEVER,
             kill_as: End::Internal,
             given_out: false,
