@@ -487,6 +487,75 @@ fn flows_go_over_with_their_sockets() {
     }
 }
 
+/// A generation that stays for a session keeps nothing of what datagrams come to: a listener that the newest lets go of is
+/// gone, and what its socket has lost is counted once.
+#[test]
+fn an_old_generation_leaves_the_sockets_of_datagrams_alone() {
+    let _alone = alone();
+    let (mirror_address, thread, stop) = mirror();
+    let echo = Backend::echo();
+    let (tcp, udp) = (net::free_address(), net::free_address());
+    let tcp_part = listener("tcp", tcp, "main") + &pool("main", "", &[("a", echo.address)]);
+    let udp_part = format!(
+        "[[listener]]\nname = \"udp\"\nbind = \"{udp}\"\nprotocol = \"udp\"\npool = \"answering\"\n"
+    ) + &pool("answering", "", &[("m", mirror_address)])
+        + "[pool.udp]\nidle_timeout = \"200ms\"\n";
+    let both = tcp_part.clone() + &udp_part;
+    let mut service = Service::start(setup(both.clone()));
+    let stays = open(tcp);
+    let client = || {
+        let socket = UdpSocket::bind((net::host(), 0)).unwrap();
+        socket.set_read_timeout(Some(seconds(2))).unwrap();
+        socket.connect(udp).unwrap();
+        socket
+    };
+    ask(&client(), 1);
+    // More than a socket holds comes while nobody looks.
+    service.ringway.signal("STOP");
+    let flood = client();
+    for _ in 0..8_000 {
+        flood.send(&[7; 1_200]).unwrap();
+    }
+    service.ringway.signal("CONT");
+    let overruns = |service: &Service| {
+        let labels = [("reason", "overrun")];
+        service
+            .ringway
+            .metrics()
+            .sum("ringway_udp_drops_total", &labels)
+    };
+    let mut counted = 0.0;
+    until(seconds(20), "what was lost is counted", || {
+        let _ = client().send(b"?");
+        let before = std::mem::replace(&mut counted, overruns(&service));
+        counted > 0.0 && counted == before
+    });
+    service.upgrade();
+    ask(&client(), 2);
+    for _ in 0..20 {
+        ask(&client(), 3);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(overruns(&service), counted, "an old loss was counted again");
+
+    assert_eq!(service.living().len(), 2, "the session keeps the old one");
+    service.ringway.rewrite(tcp_part);
+    service.reload();
+    until(seconds(5), "nobody has the address any more", || {
+        UdpSocket::bind(udp).is_ok()
+    });
+    service.ringway.rewrite(both);
+    service.reload();
+    for number in 0..20 {
+        ask(&client(), number);
+    }
+    exchange(&stays, b"still here").expect("the old session lives");
+    drop(stays);
+    service.stop();
+    stop.store(true, Ordering::SeqCst);
+    thread.join().unwrap();
+}
+
 /// A hundred upgrades under a steady load, memory and descriptors flat.
 #[test]
 fn a_hundred_upgrades() {

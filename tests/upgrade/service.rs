@@ -33,6 +33,14 @@ impl Service {
         run(&["upgrade", "--socket", self.socket().to_str().unwrap()])
     }
 
+    /// `ringway reload` of the newest, which must work.
+    #[track_caller]
+    pub fn reload(&self) {
+        let done = run(&["reload", "--socket", self.socket().to_str().unwrap()]);
+        let said = String::from_utf8_lossy(&done.stderr);
+        assert!(done.status.success(), "{said} {}", self.ringway.stderr());
+    }
+
     /// `ringway upgrade`, which must work; the new process.
     #[track_caller]
     pub fn upgrade(&mut self) -> u32 {

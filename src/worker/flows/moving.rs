@@ -12,7 +12,7 @@ use crate::uring::Kernel;
 use crate::worker::engine::Worker;
 
 use super::announcing::Announcing;
-use super::life::rules_of;
+use super::life::{lifetime_end, rules_of};
 use super::tenant::FlowTenant;
 
 /// How far a hand-over has come.
@@ -23,6 +23,8 @@ pub(super) enum Leaving {
     /// Nothing more is received.
     Quiet,
     GivenOut,
+    /// The successor serves.
+    Gone,
 }
 
 impl<K: Kernel> Worker<K> {
@@ -40,6 +42,7 @@ impl<K: Kernel> Worker<K> {
                 self.give_out_flows();
                 Leaving::GivenOut
             }
+            Leaving::Gone => Leaving::Gone,
         };
     }
 
@@ -112,11 +115,19 @@ impl<K: Kernel> Worker<K> {
         }
     }
 
-    /// The successor serves: what was given out is its own.
-    pub(super) fn forget_given_out(&mut self) {
-        if std::mem::take(&mut self.flows.leaving) == Leaving::Not {
-            return;
+    /// Whether this process has given its flows away for good, with the sockets of their listeners.
+    pub(super) fn has_given_flows_away(&mut self) -> bool {
+        match self.flows.leaving {
+            Leaving::Not => return false,
+            Leaving::Gone => {}
+            Leaving::Quiet | Leaving::GivenOut => self.forget_given_out(),
         }
+        self.flows.leaving = Leaving::Gone;
+        true
+    }
+
+    /// The successor serves: what was given out is its own.
+    fn forget_given_out(&mut self) {
         for slot in 0..self.flows.table.extent() {
             let flow = self.flows.table.at(slot);
             let given = flow.filter(|(_, tenant)| tenant.given_out);
@@ -127,11 +138,11 @@ impl<K: Kernel> Worker<K> {
                 self.end_flow(flow, End::Resources);
             }
         }
-        for local in &mut self.flows.sockets {
-            if std::mem::take(&mut local.open) {
-                self.kernel.close_datagrams(local.socket.id);
-            }
+        // Kept here, they would stay bound when the successor lets go of them, and swallow what comes.
+        for local in self.flows.sockets.drain(..).filter(|local| local.open) {
+            self.kernel.close_datagrams(local.socket.id);
         }
+        self.flows.paused.clear();
     }
 
     /// It lives on elsewhere: nothing ends here, and what it holds of limits goes along.
@@ -206,17 +217,20 @@ impl<K: Kernel> Worker<K> {
             ..
         } = &moving;
         let (listener, backend, pool_id) = (Arc::clone(listener), Arc::clone(backend), *pool_id);
-        let rules = self.world.pool(pool_id).map(|pool| rules_of(pool));
-        let Some(rules) = rules.filter(|_| !self.flows.table.is_full()) else {
+        let pool = self.world.pool(pool_id);
+        let Some(pool) = pool.filter(|_| !self.flows.table.is_full()) else {
             self.let_go(&moving);
             return;
         };
+        let rules = rules_of(pool);
+        let lifetime_end = lifetime_end(pool, moving.opened, moving.id);
         let caller = Caller {
             socket: moving.at,
             client: moving.client,
             local: moving.local,
         };
         let mut tenant = tenant_of(&moving, listener);
+        tenant.lifetime_end = lifetime_end;
         let worker = self.world.worker;
         tenant.listener.of(worker).flows_active.add(1);
         backend.of(worker).active.fetch_add(1, Ordering::Relaxed);

@@ -38,8 +38,8 @@ impl<K: Kernel> Worker<K> {
         }
         if snapshot.phase == Phase::Serving {
             self.take_flows_back();
-        } else {
-            self.forget_given_out();
+        } else if self.has_given_flows_away() {
+            return;
         }
         for local in &mut self.flows.sockets {
             local.leaving = true;
@@ -72,6 +72,9 @@ impl<K: Kernel> Worker<K> {
             return;
         }
         self.have_tables();
+        // One that was another's before has lost what that one counts.
+        let own = socket.descriptors.get(self.world.worker.index());
+        let before = own.and_then(|own| datagram::overruns(own.as_fd()).ok());
         self.flows.sockets.push(DatagramSocket {
             socket: Arc::clone(socket),
             listener: Arc::clone(listener),
@@ -79,7 +82,7 @@ impl<K: Kernel> Worker<K> {
             open: false,
             leaving: false,
             flows: 0,
-            overruns: 0,
+            overruns: before.unwrap_or(0),
         });
         self.open_datagram_socket(self.flows.sockets.len() - 1);
     }
