@@ -346,3 +346,66 @@ fn a_changed_limit_holds_at_once() {
         assert_eq!(read_line(&*stream).expect("a kept session lives"), "x");
     }
 }
+
+/// What waits in the queues of removed addresses is let in as room comes, as far as a worker may keep it; the rest is told at
+/// once that it will not be.
+#[test]
+fn a_removed_queue_beyond_what_may_wait_is_refused_and_counted() {
+    const MAY_WAIT: usize = 4_096;
+    let _alone = alone();
+    net::raise_descriptor_limit();
+    let backend = Backend::named("a");
+    let (stays, one, two) = (
+        net::free_address(),
+        net::free_address(),
+        net::free_address(),
+    );
+    let main = listener("main", stays, "main");
+    let all = format!("bind = [\"{stays}\", \"{one}\", \"{two}\"]");
+    let body = main.replace(&format!("bind = \"{stays}\""), &all);
+    let members = pool("main", "", &[("a", backend.address)]);
+    let setup = Setup::new(body + &members).global("max_sessions = 4\nworkers = 1");
+    let mut ringway = setup.start();
+    let holders: Vec<_> = (0..4).map(|_| net::connect(stays)).collect();
+    for holder in &holders {
+        assert_eq!(read_line(holder).expect("has room"), "a");
+    }
+    let waiting: Vec<_> = (0..3_000)
+        .flat_map(|_| [net::connect(one), net::connect(two)])
+        .collect();
+    ringway.rewrite(main + &members);
+    assert!(ringway.reload());
+
+    let refused = || {
+        let counted = [("reason", "resources")];
+        ringway.metrics().sum("ringway_refused_total", &counted)
+    };
+    let beyond = (waiting.len() - MAY_WAIT) as f64;
+    until(seconds(10), "those beyond are refused", || {
+        refused() >= beyond
+    });
+    assert_eq!(refused(), beyond);
+    // The news of a reset is told once.
+    let mut gone = vec![false; waiting.len()];
+    until(seconds(10), "they see it", || {
+        for (client, gone) in waiting.iter().zip(&mut gone).filter(|(_, gone)| !**gone) {
+            client.set_nonblocking(true).expect("nonblocking");
+            match client.peek(&mut [0]) {
+                Ok(bytes) => panic!("{bytes} bytes although there is no room"),
+                Err(error) => *gone = net::is_reset(&error),
+            }
+        }
+        gone.iter().filter(|gone| **gone).count() as f64 >= beyond
+    });
+
+    drop(holders);
+    let served = |client: &std::net::TcpStream| client.peek(&mut [0]).is_ok_and(|bytes| bytes > 0);
+    until(
+        seconds(10),
+        "the first of those who wait are served",
+        || waiting.iter().filter(|it| served(it)).count() == 4,
+    );
+    drop(waiting);
+    ringway.wait_empty();
+    assert_eq!(read_line(net::connect(stays)).expect("served as ever"), "a");
+}

@@ -142,11 +142,12 @@ impl Scene<'_> {
     }
 
     /// Small requests beside bulk streams that send as fast as they can.
-    fn mix(&self, connections: usize, flags: &[&str]) -> io::Result<Figures> {
+    fn mix(mut self, connections: usize, flags: &[&str]) -> io::Result<Figures> {
         let settings = self.stage.settings;
         let mut load = Requests::open(self.small(), connections, 64)?;
         let length = settings.warm + settings.length + Duration::from_secs(2);
         let mut client = bulk::start_client(self.running.bulk, flags, length)?;
+        self.stage.others.push(client.id());
         let result = load.run(settings.warm.max(Duration::from_millis(700)));
         let stretch = result.and_then(|_| self.stage.stretch(|| load.run(settings.length)));
         end(&mut client, system::SIGINT);
