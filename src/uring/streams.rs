@@ -43,6 +43,7 @@ pub(super) struct Streams {
     /// One cell per slot for the address of its pending connect: allocated once, so that an address stays where it is.
     addresses: Vec<SockAddr>,
     slots_max: usize,
+    sessions: u32,
 }
 
 impl Streams {
@@ -52,6 +53,7 @@ impl Streams {
             entries: Vec::with_capacity(slots_max),
             addresses: Vec::with_capacity(slots_max),
             slots_max,
+            sessions: 0,
         }
     }
 
@@ -79,6 +81,12 @@ impl Streams {
         entry.generation = session.generation;
         entry.faults = [None, None];
         entry.sockets[Side::Client.index()] = Some(client);
+        self.sessions += 1;
+    }
+
+    /// Whether there is no session at all.
+    pub(super) fn is_empty(&self) -> bool {
+        self.sessions == 0
     }
 
     /// Whether a stream still has its socket, or bytes in a pipe.
@@ -92,6 +100,7 @@ impl Streams {
     pub(super) fn move_out(&mut self, session: SessionKey) {
         if let Some(entry) = self.entry(session) {
             entry.generation = entry.generation.wrapping_add(1);
+            self.sessions -= 1;
         }
     }
 

@@ -10,7 +10,7 @@
 //! 4. the oldest unanswered flow.
 //!
 //! So a flood of forged sources pushes out its own, and real clients that speak at least every two seconds stay, all but
-//! one in [`FEW`] at most: the room in which a newcomer can wait for its first answer although all others speak. Flows
+//! one in [`FEW`] at a time: the room in which a newcomer can wait for its first answer although all others speak. Flows
 //! come in groups (those of one pool): where only a group is full, the same order holds among its own.
 
 mod fairness;

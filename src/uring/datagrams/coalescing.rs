@@ -1,6 +1,7 @@
 //! Streams leave in fewer sends where a turn begins a little later: what a flow sends in a burst has come together by then.
 //! So network adapters moderate their interrupts (adaptive coalescing, `ethtool -C`). Whether it pays is seen from what the
-//! last turns passed on; nobody who waits for an answer is made to wait longer.
+//! last turns passed on: questions and answers are no streams. What is with them in a worker, such as a stream's few
+//! acknowledgements, comes [`WINDOW_US`] later at most.
 
 use std::time::{Duration, Instant};
 

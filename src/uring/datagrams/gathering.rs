@@ -18,10 +18,10 @@ pub(super) const TURN_ENOUGH: usize = DATAGRAM_BUFFERS as usize * 3 / 8;
 
 impl Ring {
     /// How long the turn that begins waits for a second answer, in microseconds, for the sake of streams of datagrams: not
-    /// at all where bytes of sessions are under way.
+    /// at all where there are sessions, whose clients may wait for theirs.
     pub(in crate::uring) fn window_us(&mut self) -> u32 {
         let window_us = self.datagrams.coalescing.window_us(Instant::now);
-        if self.flights.is_empty() {
+        if self.streams.is_empty() {
             window_us
         } else {
             0
