@@ -2,6 +2,8 @@
 //! that are listed and ended, what is kept over a restart, and who may change nothing.
 #![allow(clippy::unwrap_used)]
 
+#[path = "admin/busy.rs"]
+mod busy;
 #[path = "admin/described.rs"]
 mod described;
 #[path = "admin/load.rs"]

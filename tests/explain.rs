@@ -189,6 +189,41 @@ fn chance_is_told_with_its_probabilities_and_who_is_passed_over_with_the_reason(
 }
 
 #[test]
+fn a_server_name_leads_to_its_pool() {
+    let servers = backends(&["a", "b"]);
+    let address = net::free_address();
+    let route = "\nroute = [{ sni = \"*.db.test\", pool = \"other\" }]\n\n";
+    let pool = |name: &str, i: usize| {
+        let member = (["a", "b"][i], servers[i].address.to_string(), "");
+        pool_with(name, "", UNCHECKED, &[member])
+    };
+    let front = listener("main", address, "main").replace("\n\n", route);
+    let (ringway, socket) = start(front + &pool("main", 0) + &pool("other", 1));
+    for (sni, wanted) in [
+        ("", ("main", "a")),
+        ("&sni=One.db.test", ("other", "b")),
+        ("&sni=db.test", ("main", "a")),
+    ] {
+        let told = explained(&ringway, &format!("192.0.2.1{sni}"));
+        assert_eq!(
+            (&told["pool"], &told["backend"]),
+            (&wanted.0.into(), &wanted.1.into()),
+            "{sni}"
+        );
+    }
+    let text = run(&[
+        "explain",
+        "--listener=main",
+        "--client=192.0.2.1",
+        "--sni=one.db.test",
+        "--socket",
+        socket.to_str().unwrap(),
+    ]);
+    let text = String::from_utf8_lossy(&text.stdout);
+    assert!(text.contains("(pool other) gets b"), "{text}");
+}
+
+#[test]
 fn nobody_to_give_is_told_too() {
     let server = Backend::named("a");
     let address = net::free_address();
@@ -231,7 +266,12 @@ fn questions_that_make_no_sense_are_refused_in_one_sentence() {
         (
             "?listener=none&client=::1",
             404,
-            "there is no listener \\\"none\\\", but main",
+            "there is no listener \\\"none\\\"",
+        ),
+        (
+            "?listener=mai&client=::1",
+            404,
+            "\"did_you_mean\": [\n    \"main\"\n  ]",
         ),
         ("?listener=main&client=x", 400, "is no address"),
         (

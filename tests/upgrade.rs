@@ -22,6 +22,7 @@ use std::time::Duration;
 use load::{Load, exchange};
 use service::{Service, children, is_alive};
 use support::backends::{Backend, read_line};
+use support::events::EventStream;
 use support::pattern;
 use support::ringway::{PROGRAM, Setup, listener, pool, pool_with, single};
 use support::wait::{seconds, until, within};
@@ -189,10 +190,10 @@ fn a_successor_that_comes_to_nothing_changes_nothing() {
     let old = open(address);
     let load = Load::on(address, 2, 2);
     let first = service.first();
-    let refused = |service: &Service, parts: &[&str]| {
+    let refused = |service: &Service, status: i32, parts: &[&str]| {
         let done = service.ask();
         let said = String::from_utf8_lossy(&done.stderr);
-        assert_eq!(done.status.code(), Some(2), "{said}");
+        assert_eq!(done.status.code(), Some(status), "{said}");
         for part in parts {
             assert!(said.contains(part), "{part} is not in {said}");
         }
@@ -207,30 +208,31 @@ fn a_successor_that_comes_to_nothing_changes_nothing() {
         UnixStream::connect(&front).expect("by its path");
     };
     service.ringway.write_raw("nonsense");
-    refused(&service, &["the successor says", "config.toml"]);
+    refused(&service, 2, &["the successor says", "config.toml"]);
     let elsewhere = net::listen(net::free_address());
     let taken = elsewhere.local_addr().unwrap();
     service
         .ringway
         .write_raw(&(text.clone() + &listener("taken", taken, "main")));
-    refused(&service, &["the successor says", "address in use"]);
+    refused(&service, 1, &["the successor says", "address in use"]);
     service
         .ringway
         .write_raw(&text.replace("workers = 2", "workers = 1"));
-    refused(&service, &["the successor says", "set global.workers = 2"]);
+    let sentence = "set global.workers = 2";
+    refused(&service, 1, &["the successor says", sentence]);
     service.ringway.write_raw(&text);
     replace(&link, &script(folder.path(), "ends", "exit 7"));
-    refused(&service, &["exit status 7"]);
+    refused(&service, 1, &["exit status 7"]);
     replace(&link, &script(folder.path(), "crashes", "kill -SEGV $$"));
-    refused(&service, &["signal 11"]);
+    refused(&service, 1, &["signal 11"]);
     replace(&link, &folder.path().join("nowhere"));
-    refused(&service, &["cannot be started", "No such file"]);
+    refused(&service, 1, &["cannot be started", "No such file"]);
     let failed = [("result", "failed")];
     let metrics = service.ringway.metrics();
     assert_eq!(metrics.sum("ringway_upgrades_total", &failed), 6.0);
     if soak() {
         replace(&link, &script(folder.path(), "hangs", "exec sleep 60"));
-        refused(&service, &["not ready within 15s"]);
+        refused(&service, 4, &["not ready within 15s"]);
     }
     // The program is mended, and the same process can be upgraded.
     replace(&link, Path::new(PROGRAM));
@@ -310,7 +312,15 @@ fn what_is_known_goes_over_and_the_operators_word_reaches_old_generations() {
         service.ringway.status()["pools"][0]["backends"][place][key].clone()
     };
     let health_before = state(&service, 1, "health");
+    let mut events = EventStream::open(service.ringway.admin(), Some("0"));
+    let last = events.find(seconds(5), "the weight", |it| it.kind == "backend");
     service.upgrade();
+    // Whoever listens is sent to the new one at once, though the old one lives on for its session.
+    assert!(
+        events.ends_within(seconds(2)),
+        "it listens where nothing happens"
+    );
+    let mut events = EventStream::open(service.ringway.admin(), Some(&last.id));
     assert_eq!(first_verdicts(&service), 2, "the successor knew nothing");
     assert_eq!(state(&service, 1, "health"), health_before);
     assert_eq!(state(&service, 1, "weight"), 7, "{on_dead}");
@@ -323,6 +333,10 @@ fn what_is_known_goes_over_and_the_operators_word_reaches_old_generations() {
     until(seconds(5), "its backend is in maintenance", || {
         exchange(&old, b"x").is_err()
     });
+    let told = events.find(seconds(5), "maintenance", |it| {
+        it.text("to") == "maintenance"
+    });
+    assert_eq!(told.text("backend"), "dead");
     service.wait_living(1);
     service.stop();
 }

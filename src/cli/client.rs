@@ -1,5 +1,6 @@
 //! The commands' way to a running instance: one request over its admin socket. It prints nothing and decides nothing.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -17,6 +18,8 @@ use crate::config;
 /// A running instance answers within milliseconds, a reload that waits for a name server within seconds; one that is stopped
 /// or stuck must not keep the command for ever.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How soon to knock again where many others do.
+const AGAIN: Duration = Duration::from_millis(20);
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 const USUAL_FILE: &str = "config.toml";
 /// Where the installed service has its configuration and its socket.
@@ -95,7 +98,10 @@ impl Instance {
             Ok(Err(sentence)) => Err(failed(format!(
                 "no ringway answers at {shown}: {sentence}: is it running? --socket names another place"
             ))),
-            Err(_) => Err(failed(format!("no answer from {shown} within 20 s"))),
+            Err(_) => Err(Ending {
+                status: 4,
+                sentence: format!("no answer from {shown} within 20 s"),
+            }),
         }
     }
 
@@ -133,8 +139,15 @@ fn failed(sentence: String) -> Ending {
 
 async fn ask(socket: &Path, method: &str, path: &str, body: Bytes) -> Result<Answer, String> {
     let said = |error: hyper::Error| error.to_string();
-    let stream = UnixStream::connect(socket).await;
-    let stream = stream.map_err(|error| error.to_string())?;
+    let stream = loop {
+        match UnixStream::connect(socket).await {
+            // Its queue is full: it is there, and busy.
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                tokio::time::sleep(AGAIN).await;
+            }
+            other => break other.map_err(|error| error.to_string())?,
+        }
+    };
     let shaken = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
     let (mut sender, connection) = shaken.map_err(said)?;
     let carrying = tokio::spawn(connection);

@@ -16,6 +16,9 @@ pub(super) struct Question {
     /// The client's address
     #[arg(long, value_name = "IP[:PORT]")]
     client: String,
+    /// The server name that it would ask for, where names choose the pool
+    #[arg(long, value_name = "NAME")]
+    sni: Option<String>,
     /// Print the answer as JSON
     #[arg(long)]
     json: bool,
@@ -24,11 +27,14 @@ pub(super) struct Question {
 }
 
 pub(super) fn explain(question: &Question) -> Result<(), Ending> {
-    let query = form_urlencoded::Serializer::new(String::new())
+    let mut query = form_urlencoded::Serializer::new(String::new());
+    query
         .append_pair("listener", &question.listener)
-        .append_pair("client", &question.client)
-        .finish();
-    let path = format!("/v1/explain?{query}");
+        .append_pair("client", &question.client);
+    if let Some(name) = &question.sni {
+        query.append_pair("sni", name);
+    }
+    let path = format!("/v1/explain?{}", query.finish());
     let answer = question.instance.get(&path)?.checked()?;
     let text = match question.json {
         true => answer.text(),

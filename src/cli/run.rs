@@ -6,12 +6,15 @@ use std::time::Duration;
 use super::Ending;
 use crate::office::{self, Keeper, Predecessor, Setup};
 
+/// The exit status of a wrong configuration.
+const WRONG: u8 = 2;
+
 pub(super) fn run(file: PathBuf) -> Result<(), Ending> {
     let predecessor = Predecessor::find();
     let teller = predecessor.as_ref().and_then(Predecessor::teller);
     let outcome = serve(file, predecessor);
     if let (Err(ending), Some(teller)) = (&outcome, &teller) {
-        teller.refuse(&ending.sentence);
+        teller.refuse(&ending.sentence, ending.status == WRONG);
     }
     outcome
 }

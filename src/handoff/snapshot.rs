@@ -80,6 +80,13 @@ impl Listener {
     pub fn id(&self) -> ListenerId {
         self.shared.id
     }
+
+    /// Whether some of its clients go to this pool: all, or those that ask for some server.
+    #[must_use]
+    pub fn leads_to(&self, pool: PoolId) -> bool {
+        let mut routes = self.preface.routes.iter();
+        self.pool == pool || routes.any(|route| route.pool == pool)
+    }
 }
 
 /// One bound and listening address. Options that accepted sockets inherit (keepalive, user timeout, no delay) are set on

@@ -67,11 +67,20 @@ pub enum Refused {
     /// The configuration file was not taken.
     Reload(String),
     /// The successor did not become ready.
-    Upgrade(String),
+    Upgrade(Unready, String),
     /// It is in force, but a worker has not said so in time.
     Late,
     /// The process is about to end.
     Leaving,
+}
+
+/// Of which kind the failure of an upgrade is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unready {
+    Configuration,
+    Late,
+    /// It could not start, crashed, or something else went wrong.
+    Broken,
 }
 
 impl From<Unknown> for Refused {

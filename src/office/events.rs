@@ -63,6 +63,8 @@ struct Ring {
     /// Who waits, by place.
     waiting: [Option<Waker>; STREAMS_MAX],
     taken: [bool; STREAMS_MAX],
+    /// Nothing is told here any more.
+    is_over: bool,
 }
 
 #[derive(Debug)]
@@ -113,6 +115,20 @@ impl Events {
         for waker in ring.waiting.iter_mut().filter_map(Option::take) {
             waker.wake();
         }
+    }
+
+    /// Whoever listens here is to go and listen to the process that has taken over.
+    pub fn end(&self) {
+        let mut ring = self.ring.lock();
+        ring.is_over = true;
+        for waker in ring.waiting.iter_mut().filter_map(Option::take) {
+            waker.wake();
+        }
+    }
+
+    #[must_use]
+    pub fn are_over(&self) -> bool {
+        self.ring.lock().is_over
     }
 
     /// Events told since the start.
@@ -364,6 +380,26 @@ mod tests {
             );
             assert_eq!(numbers(&text), [0, 1, 2], "{id}");
         }
+    }
+
+    #[test]
+    fn who_waits_is_woken_by_the_end() {
+        struct Woken(AtomicU64);
+        impl std::task::Wake for Woken {
+            fn wake(self: std::sync::Arc<Woken>) {
+                self.0.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+        let events = told(1);
+        let woken = std::sync::Arc::new(Woken(AtomicU64::new(0)));
+        let waker = Waker::from(std::sync::Arc::clone(&woken));
+        let mut cursor = events.cursor(None);
+        let place = events.join().unwrap();
+        assert!(!events.read(&mut cursor, place, &waker, &mut String::new()));
+        assert!(!events.are_over());
+        events.end();
+        assert!(events.are_over());
+        assert_eq!(woken.0.load(Ordering::SeqCst), 1);
     }
 
     #[test]

@@ -73,7 +73,7 @@ use crate::handoff::{Phase, Snapshot};
 use crate::ids::Address;
 
 use binder::Binder;
-use board::{Board, Reloads, View};
+use board::{Board, ReloadNote, Reloads, View};
 use crew::Crew;
 use demands::{Demands, Posted};
 use headroom::Headroom;
@@ -216,7 +216,7 @@ impl Office {
                 Event::Wish(Wish::Reload) => {
                     self.reopen_logs();
                     if self.succession.is_busy() {
-                        log::error!("reload refused: {}", demands::UNDER_WAY);
+                        self.refuse_reload(demands::UNDER_WAY);
                     } else {
                         // What came of it is in log and status.
                         let _ = self.reload(None).await;
@@ -259,13 +259,28 @@ impl Office {
         }
     }
 
+    /// A reload by signal that cannot be now: whoever sent it looks at log and status.
+    fn refuse_reload(&mut self, why: &str) {
+        log::error!("reload refused: {why}");
+        self.reloads.refused += 1;
+        let note = ReloadNote {
+            error: Some(why.to_owned()),
+            ..ReloadNote::now()
+        };
+        self.board.events.reloaded(&note);
+        self.reloads.last = Some(note);
+        self.repin();
+        self.tell_status();
+    }
+
     fn reopen_logs(&self) {
         self.scribe.reopen();
         self.tell_elders(|| Word::ReopenLogs);
     }
 
-    /// A successor has the admin server now: who asks anew asks that.
+    /// A successor has the admin server now: who asks anew asks that, and who listens is sent there.
     fn leave_admin(&mut self) {
+        self.board.events.end();
         let tcp = self.admin.take().map(|(_, server)| server.leave());
         let unix = self.socket.take().map(admin::socket::SocketServer::leave);
         self.old_places.extend(tcp.into_iter().chain(unix));

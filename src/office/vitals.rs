@@ -3,7 +3,7 @@
 //!
 //! | clearly worse | when |
 //! |---|---|
-//! | a listener without backends | it had an eligible backend before and has none now |
+//! | a listener without backends | a pool that it leads to had an eligible backend before and has none now |
 //! | few eligible backends | their share of those with weight is less than half of what it was |
 //! | errors | of at least 20 attempts since, more than a tenth failed, and more than three times the share before |
 
@@ -20,11 +20,15 @@ const ERRORS_FACTOR: f64 = 3.0;
 /// Who could serve, at one moment.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Strength {
-    /// Eligible backends behind each listener.
-    listeners: BTreeMap<String, usize>,
+    /// Eligible backends behind each listener, by each pool that it leads to.
+    listeners: BTreeMap<Way, usize>,
     eligible: usize,
     with_weight: usize,
 }
+
+/// A listener, and where it leads: its own pool (`None`, whatever that is called), or one that clients come to by the server
+/// name that they ask for.
+type Way = (String, Option<String>);
 
 /// Attempts to serve somebody, and those that failed, since some moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -52,11 +56,11 @@ impl Strength {
             strength.eligible += able;
             strength.with_weight += pool.backends.iter().filter(|own| own.weight > 0).count();
             let listeners = snapshot.listeners.iter();
-            let users = listeners.filter(|listener| listener.pool == pool.shared.id);
-            for listener in users {
-                strength
-                    .listeners
-                    .insert(listener.shared.name.clone(), able);
+            for listener in listeners.filter(|listener| listener.leads_to(pool.shared.id)) {
+                let routed = listener.pool != pool.shared.id;
+                let pool = routed.then(|| pool.shared.name.clone());
+                let way = (listener.shared.name.clone(), pool);
+                strength.listeners.insert(way, able);
             }
         }
         strength
@@ -65,10 +69,13 @@ impl Strength {
     /// What is clearly worse now than it was, if anything is.
     #[must_use]
     pub fn lost(&self, now: &Strength) -> Option<String> {
-        for (name, before) in &self.listeners {
-            if *before > 0 && now.listeners.get(name) == Some(&0) {
+        for (way, before) in &self.listeners {
+            if *before > 0 && now.listeners.get(way) == Some(&0) {
+                let (name, routed) = way;
+                let to = routed.as_ref().map(|pool| format!(" in pool {pool}"));
                 return Some(format!(
-                    "listener {name} has no eligible backend, it had {before}"
+                    "listener {name} has no eligible backend{}, it had {before}",
+                    to.unwrap_or_default()
                 ));
             }
         }
@@ -159,7 +166,11 @@ mod tests {
         Strength {
             listeners: listeners
                 .iter()
-                .map(|(name, able)| ((*name).to_owned(), *able))
+                .map(|(name, able)| {
+                    let (name, pool) = name.split_once('/').unwrap_or((name, ""));
+                    let pool = (!pool.is_empty()).then(|| pool.to_owned());
+                    ((name.to_owned(), pool), *able)
+                })
                 .collect(),
             eligible,
             with_weight,
@@ -173,8 +184,42 @@ mod tests {
         assert_eq!(before.lost(&strength(&[("a", 1), ("b", 0)], 4, 8)), None);
         let lost = before.lost(&strength(&[("a", 0), ("b", 2)], 8, 8));
         assert!(lost.is_some_and(|why| why.contains("listener a")));
+        // Where only clients of some server name go counts as well.
+        let before = strength(&[("a", 2), ("a/q", 1)], 3, 3);
+        let lost = before.lost(&strength(&[("a", 2), ("a/q", 0)], 2, 3));
+        let sentence = "listener a has no eligible backend in pool q, it had 1";
+        assert_eq!(lost.as_deref(), Some(sentence));
         // One that the new configuration does not have is not missed.
         assert_eq!(before.lost(&strength(&[("c", 0)], 6, 8)), None);
+    }
+
+    #[test]
+    fn what_clients_of_a_server_name_have_is_seen() {
+        use crate::handoff::Health;
+        use crate::office::admin::tests::board_with_route;
+        let view = board_with_route().view();
+        let verdict = |pool: &str| {
+            let mut pools = view.snapshot.pools.iter();
+            let pool = pools.find(|it| it.shared.name == pool).unwrap();
+            &pool.backends[0].shared.verdict
+        };
+        for pool in ["p", "q"] {
+            verdict(pool).set_health(Health::Up);
+        }
+        let before = Strength::of(&view.snapshot);
+        assert_eq!(before.lost(&before), None);
+        for (dead, sentence) in [
+            (
+                "q",
+                "listener l has no eligible backend in pool q, it had 1",
+            ),
+            ("p", "listener l has no eligible backend, it had 1"),
+        ] {
+            verdict(dead).set_health(Health::Down);
+            let lost = before.lost(&Strength::of(&view.snapshot));
+            assert_eq!(lost.as_deref(), Some(sentence));
+            verdict(dead).set_health(Health::Up);
+        }
     }
 
     #[test]

@@ -190,6 +190,64 @@ pub fn every_route(socket: &Path, ringway: &Ringway, third: SocketAddr) {
     assert_eq!(tried, all, "what is tried is what is described");
 }
 
+/// While a successor starts, whatever would change something says so, and that it may is described.
+pub fn every_change_during_an_upgrade(socket: &Path) {
+    let (_, description) = http::over_socket(socket, "GET", "/v1/openapi.json", "").unwrap();
+    let backend = "/v1/pools/{pool}/backends/{backend}";
+    let added = json!({ "address": "127.0.0.1:9" });
+    for (operation, target, body) in [
+        (
+            format!("put {backend}"),
+            "/v1/pools/main/backends/a",
+            json!({ "weight": 7 }),
+        ),
+        (
+            format!("delete {backend}"),
+            "/v1/pools/main/backends/a",
+            Value::Null,
+        ),
+        (
+            "post /v1/pools/{pool}/backends".to_owned(),
+            "/v1/pools/main/backends",
+            added,
+        ),
+        ("post /v1/reload".to_owned(), "/v1/reload", Value::Null),
+        (
+            "post /v1/reload/confirm".to_owned(),
+            "/v1/reload/confirm",
+            Value::Null,
+        ),
+    ] {
+        let (verb, path) = operation.split_once(' ').unwrap();
+        let text = body
+            .as_object()
+            .map(|_| body.to_string())
+            .unwrap_or_default();
+        let (code, answer) =
+            http::over_socket(socket, &verb.to_uppercase(), target, &text).unwrap();
+        let sentence = answer["error"].as_str().unwrap_or_default();
+        assert!(
+            sentence.starts_with("an upgrade is under way"),
+            "{operation} {code}: {answer:#}"
+        );
+        assert_eq!(code, 409, "{operation}");
+        hold(
+            &description,
+            &description["paths"][path][verb],
+            code,
+            &answer,
+            &operation,
+        );
+    }
+}
+
+/// The answer of an upgrade that came to nothing.
+pub fn upgrade_answer(socket: &Path, code: u16, answer: &Value) {
+    let (_, description) = http::over_socket(socket, "GET", "/v1/openapi.json", "").unwrap();
+    let described = &description["paths"]["/v1/upgrade"]["post"];
+    hold(&description, described, code, answer, "post /v1/upgrade");
+}
+
 /// The status is described, and the answer has the shape that stands there.
 fn hold(description: &Value, described: &Value, code: u16, answer: &Value, operation: &str) {
     let response = &described["responses"][code.to_string()];

@@ -35,6 +35,7 @@ pub struct EventStream {
     line: String,
     id: String,
     kind: String,
+    is_over: bool,
 }
 
 impl EventStream {
@@ -71,6 +72,7 @@ impl EventStream {
             line: String::new(),
             id: String::new(),
             kind: String::new(),
+            is_over: false,
         };
         let end = Instant::now() + Duration::from_secs(10);
         while let Some(line) = stream.line(end) {
@@ -110,6 +112,13 @@ impl EventStream {
         None
     }
 
+    /// Whether its other end closes it within `limit`, whatever comes before.
+    pub fn ends_within(&mut self, limit: Duration) -> bool {
+        let end = Instant::now() + limit;
+        while self.line(end).is_some() {}
+        self.is_over
+    }
+
     /// Passes events over until one is what is looked for.
     #[track_caller]
     pub fn find(
@@ -134,7 +143,10 @@ impl EventStream {
     fn line(&mut self, end: Instant) -> Option<String> {
         loop {
             match self.reader.read_line(&mut self.line) {
-                Ok(0) => return None,
+                Ok(0) => {
+                    self.is_over = true;
+                    return None;
+                }
                 Ok(_) if self.line.ends_with('\n') => {
                     let line = std::mem::take(&mut self.line);
                     return Some(line.trim_end().to_string());

@@ -4,12 +4,14 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
+use super::places::Place;
 use super::replies::json_text;
 
 /// How long a client may take nothing while something waits for it.
@@ -21,6 +23,8 @@ pub struct Client<S> {
     patience: Duration,
     /// Runs while a write waits.
     limit: Option<Pin<Box<Sleep>>>,
+    /// Told when nothing is left to write.
+    place: Option<Arc<Place>>,
     /// Our own words instead of the library's, and how much of them is written.
     own: Option<(Vec<u8>, usize)>,
 }
@@ -32,8 +36,15 @@ impl<S: Unpin> Client<S> {
             stream,
             patience,
             limit: None,
+            place: None,
             own: None,
         }
+    }
+
+    #[must_use]
+    pub fn at(mut self, place: Arc<Place>) -> Client<S> {
+        self.place = Some(place);
+        self
     }
 
     /// What a write came to, once it is known whether it waits, and for how long.
@@ -141,6 +152,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Client<S> {
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.stream).poll_flush(context);
+        // The library flushes when it has handed over all that it had.
+        if let (Poll::Ready(Ok(())), Some(place)) = (&flushed, &self.place) {
+            place.on_written();
+        }
         self.judge(context, flushed)
     }
 

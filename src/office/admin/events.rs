@@ -2,7 +2,7 @@
 //! after that event; `?after=0` begins with all that is kept.
 //!
 //! A stream has no queue of its own, so a slow client costs nothing but its place. It ends by itself before the
-//! connection's time is up, and the client comes again with the last id, as browsers do.
+//! connection's time is up, or when a successor has taken over, and the client comes again with the last id, as browsers do.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -82,6 +82,9 @@ impl Body for Stream {
         }
         let events = &own.board.events;
         if !events.read(&mut own.cursor, own.place, context.waker(), &mut out) {
+            if events.are_over() {
+                return Poll::Ready(None);
+            }
             if own.beat.as_mut().poll(context).is_pending() {
                 return Poll::Pending;
             }

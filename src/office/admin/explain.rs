@@ -6,30 +6,29 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use hyper::StatusCode;
 use serde_json::{Value, json};
 
 use crate::balance::{Algorithm, Draw, Latency};
 use crate::handoff::{BackendShared, BreakerState, Health, Listener, Pool, Prospect, Standing};
-use crate::ids::{BackendId, Nanos};
+use crate::ids::{BackendId, Nanos, PoolId};
 use crate::office::board::{Board, View};
 use crate::office::breakers::BreakerNote;
+use crate::office::operator::unknown as no_such;
 
+use super::bodies::bad;
+use super::replies::{Reply, unknown};
 use super::status::tier_list;
 
-/// Why there is no answer: a status and a sentence.
-pub type Refusal = (StatusCode, String);
-
-/// Answers the query `listener=NAME&client=IP[:PORT]`.
+/// Answers the query `listener=NAME&client=IP[:PORT]`, with `sni=NAME` where server names choose the pool.
 ///
 /// # Errors
 /// A part of the question is missing, not understood or unknown.
-pub fn of(board: &Board, query: Option<&str>) -> Result<Value, Refusal> {
+pub fn of(board: &Board, query: Option<&str>) -> Result<Value, Reply> {
     let parts = form_urlencoded::parse(query.unwrap_or_default().as_bytes());
     let parts: BTreeMap<_, _> = parts.into_owned().collect();
     let wanted = |key: &str| {
         let missing = || {
-            bad(format!(
+            bad(&format!(
                 "{key} is missing: ask ?listener=NAME&client=IP[:PORT]"
             ))
         };
@@ -41,13 +40,14 @@ pub fn of(board: &Board, query: Option<&str>) -> Result<Value, Refusal> {
     let mut listeners = view.snapshot.listeners.iter();
     let listener = listeners
         .find(|listener| listener.shared.name == *name)
-        .ok_or_else(|| unknown(&view, name))?;
+        .ok_or_else(|| no_listener(&view, name))?;
+    let wanted = pool_of(listener, parts.get("sni").map(String::as_str));
     let mut pools = view.snapshot.pools.iter();
     let pool = pools
-        .find(|pool| pool.shared.id == listener.pool)
-        .ok_or_else(|| bad(format!("listener {name} has no pool now")))?;
+        .find(|pool| pool.shared.id == wanted)
+        .ok_or_else(|| bad(&format!("listener {name} has no pool now")))?;
     if pool.hash_port && pool.chooser.algorithm().hashes() && !has_port {
-        return Err(bad(format!(
+        return Err(bad(&format!(
             "pool {} goes by address and port (hash_key = \"address-port\"): ask for client={client}:PORT",
             pool.shared.name
         )));
@@ -57,18 +57,20 @@ pub fn of(board: &Board, query: Option<&str>) -> Result<Value, Refusal> {
     Ok(answer)
 }
 
-fn bad(sentence: String) -> Refusal {
-    (StatusCode::BAD_REQUEST, sentence)
-}
-
-fn unknown(view: &View, name: &str) -> Refusal {
+fn no_listener(view: &View, name: &str) -> Reply {
     let listeners = view.snapshot.listeners.iter();
-    let names: Vec<&str> = listeners.map(|own| own.shared.name.as_str()).collect();
-    let sentence = format!("there is no listener {name:?}, but {}", names.join(", "));
-    (StatusCode::NOT_FOUND, sentence)
+    let names = listeners.map(|own| own.shared.name.as_str());
+    unknown(&no_such(&format!("listener {name:?}"), name, names))
 }
 
-fn parse_client(text: &str) -> Result<(SocketAddr, bool), Refusal> {
+/// Where a client goes that asks for this server, or for none.
+fn pool_of(listener: &Listener, sni: Option<&str>) -> PoolId {
+    let name = sni.map(|name| name.to_ascii_lowercase());
+    let routed = name.and_then(|name| listener.preface.pool_for(&name));
+    routed.unwrap_or(listener.pool)
+}
+
+fn parse_client(text: &str) -> Result<(SocketAddr, bool), Reply> {
     if let Ok(address) = text.parse::<SocketAddr>() {
         return Ok((address, true));
     }
@@ -77,7 +79,7 @@ fn parse_client(text: &str) -> Result<(SocketAddr, bool), Refusal> {
         .and_then(|rest| rest.strip_suffix(']'));
     match bare.unwrap_or(text).parse::<IpAddr>() {
         Ok(ip) => Ok((SocketAddr::new(ip, 0), false)),
-        Err(_) => Err(bad(format!(
+        Err(_) => Err(bad(&format!(
             "client {text:?} is no address: IP, IP:PORT or [IPv6]:PORT"
         ))),
     }

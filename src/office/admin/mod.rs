@@ -189,17 +189,19 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let place = Arc::new(place);
+    let stream = Client::new(stream, PATIENCE).at(Arc::clone(&place));
     let service = service_fn(move |request: Request<hyper::body::Incoming>| {
         let (entrance, place) = (entrance.clone(), Arc::clone(&place));
         Box::pin(async move {
-            place.set_busy(true);
+            place.set_busy();
             let reply = router::answer(entrance, request).await;
             // A stream keeps its place as long as it lasts.
-            place.set_busy(replies::is_stream(&reply));
+            if !replies::is_stream(&reply) {
+                place.set_answered();
+            }
             Ok::<_, Infallible>(reply)
         })
     });
-    let stream = Client::new(stream, PATIENCE);
     let mut connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)

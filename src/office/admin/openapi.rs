@@ -119,9 +119,10 @@ fn reason(status: u16) -> &'static str {
         408 => "the body did not come in time",
         409 => "it does not go with what is there",
         413 => "the body is too long",
-        422 => "the configuration file was not taken, or the successor did not become ready",
+        422 => "the configuration file was not taken",
+        500 => "the successor did not become ready; it goes on as before",
         503 => "not now",
-        504 => "a worker has not answered within 2 s",
+        504 => "a worker has not answered within 2 s, or a successor was not ready within 15 s",
         _ => "see the sentence",
     }
 }
@@ -184,10 +185,9 @@ type Schema = fn() -> Value;
 
 const SCHEMAS: &[(&str, Schema)] = &[
     ("Object", || json!({ "type": "object" })),
-    ("Problem", || {
-        let mut schema = object(&json!({ "error": text() }));
-        schema["properties"]["did_you_mean"] = list(&text());
-        schema
+    ("Problem", || object(&json!({ "error": text() }))),
+    ("Unknown", || {
+        object(&json!({ "error": text(), "did_you_mean": list(&text()) }))
     }),
     ("Readiness", || {
         let without = object(&json!({ "listener": text(), "pool": text() }));

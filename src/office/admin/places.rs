@@ -28,6 +28,8 @@ struct Seat {
     number: u64,
     /// `None`: a request is under way.
     idle_since: Option<Instant>,
+    /// What is answered is known, and only has to be written.
+    is_answered: bool,
     task: Option<AbortHandle>,
 }
 
@@ -81,6 +83,7 @@ impl Places {
         taken.seats.push(Seat {
             number,
             idle_since: Some(Instant::now()),
+            is_answered: false,
             task: None,
         });
         Wish::Granted(Place {
@@ -131,9 +134,26 @@ impl Place {
         self.number
     }
 
-    pub fn set_busy(&self, busy: bool) {
+    /// A request has come.
+    pub fn set_busy(&self) {
         if let Some(seat) = self.places.taken.lock().seat(self.number) {
-            seat.idle_since = (!busy).then(Instant::now);
+            (seat.idle_since, seat.is_answered) = (None, false);
+        }
+    }
+
+    /// Once all that there is to write is written, the place is idle.
+    pub fn set_answered(&self) {
+        if let Some(seat) = self.places.taken.lock().seat(self.number) {
+            seat.is_answered = true;
+        }
+    }
+
+    /// Nothing is left to write.
+    pub fn on_written(&self) {
+        if let Some(seat) = self.places.taken.lock().seat(self.number)
+            && std::mem::take(&mut seat.is_answered)
+        {
+            seat.idle_since = Some(Instant::now());
         }
     }
 }
@@ -163,10 +183,13 @@ mod tests {
         let (first, second) = (take().unwrap(), take().unwrap());
         let third = take().unwrap();
         assert!(places.taken.lock().seat(first.number).is_none());
-        second.set_busy(true);
-        third.set_busy(true);
+        second.set_busy();
+        third.set_busy();
+        second.on_written();
         assert!(take().is_none());
-        second.set_busy(false);
+        second.set_answered();
+        assert!(take().is_none(), "it is not written yet");
+        second.on_written();
         let fourth = take().unwrap();
         assert!(places.taken.lock().seat(second.number).is_none());
         assert!(places.taken.lock().seat(third.number).is_some());

@@ -1,4 +1,4 @@
-//! Whether every listener could give a new client a backend now, and which could not.
+//! Whether every listener could give a new client a backend now, whichever server name it asks for, and which could not.
 
 use serde_json::{Value, json};
 
@@ -8,7 +8,7 @@ use crate::office::board::Board;
 #[derive(Debug)]
 pub struct Readiness {
     leaving: bool,
-    /// Listener and pool of those without an eligible backend.
+    /// Listener and pool, by each pool without an eligible backend that clients of the listener may be led to.
     without: Vec<(String, String)>,
 }
 
@@ -16,11 +16,12 @@ pub struct Readiness {
 pub fn of(board: &Board) -> Readiness {
     let view = board.view();
     let listeners = view.snapshot.listeners.iter();
-    let without = listeners.filter_map(|listener| {
-        let pools = &view.snapshot.pools;
-        let pool = pools.iter().find(|pool| pool.shared.id == listener.pool)?;
-        let served = pool.any_open(board.clock.now());
-        (!served).then(|| (listener.shared.name.clone(), pool.shared.name.clone()))
+    let now = board.clock.now();
+    let without = listeners.flat_map(|listener| {
+        let pools = view.snapshot.pools.iter();
+        let own = pools.filter(|pool| listener.leads_to(pool.shared.id));
+        let unserved = own.filter(|pool| !pool.any_open(now));
+        unserved.map(|pool| (listener.shared.name.clone(), pool.shared.name.clone()))
     });
     Readiness {
         leaving: board.is_leaving(),

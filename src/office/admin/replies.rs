@@ -9,7 +9,7 @@ use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use hyper::{Response, StatusCode};
 use serde_json::{Value, json};
 
-use crate::office::demands::Refused;
+use crate::office::demands::{Refused, Unready};
 use crate::office::operator::Unknown;
 
 /// Whole answers and streams alike.
@@ -64,9 +64,13 @@ pub fn refused(why: &Refused) -> Reply {
                 format!("the configuration was not taken, the old one stays: {sentence}");
             problem(StatusCode::UNPROCESSABLE_ENTITY, &sentence)
         }
-        Refused::Upgrade(sentence) => {
-            let sentence = format!("not upgraded: {sentence}");
-            problem(StatusCode::UNPROCESSABLE_ENTITY, &sentence)
+        Refused::Upgrade(kind, sentence) => {
+            let status = match kind {
+                Unready::Configuration => StatusCode::UNPROCESSABLE_ENTITY,
+                Unready::Late => StatusCode::GATEWAY_TIMEOUT,
+                Unready::Broken => StatusCode::INTERNAL_SERVER_ERROR,
+            };
+            problem(status, &format!("not upgraded: {sentence}"))
         }
         Refused::Late => problem(
             StatusCode::GATEWAY_TIMEOUT,

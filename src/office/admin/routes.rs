@@ -87,8 +87,12 @@ pub static ROUTES: &[Route] = &[
         query: &[
             ("listener", "The listener that the client would come to"),
             ("client", "IP, or IP:PORT where the port decides"),
+            (
+                "sni",
+                "The server name that the client would ask for, where names choose the pool",
+            ),
         ],
-        answers: &[(200, "Explanation"), (400, "Problem"), (404, "Problem")],
+        answers: &[(200, "Explanation"), (400, "Problem"), (404, "Unknown")],
         ..page(
             "/v1/explain",
             "Which backend a client would get now, why, and why not the others",
@@ -108,7 +112,7 @@ pub static ROUTES: &[Route] = &[
         )
     },
     Route {
-        answers: &[(200, "Backend"), (404, "Problem")],
+        answers: &[(200, "Backend"), (404, "Unknown")],
         ..page(BACKEND, "One backend", now!(backends::get))
     },
     Route {
@@ -121,7 +125,7 @@ pub static ROUTES: &[Route] = &[
         answers: &[
             (200, "Changed"),
             (400, "Problem"),
-            (404, "Problem"),
+            (404, "Unknown"),
             (409, "Problem"),
         ],
         answer: later!(backends::put),
@@ -133,7 +137,7 @@ pub static ROUTES: &[Route] = &[
         about: "Removes a backend; its sessions end as on_drain says",
         query: &[],
         body: None,
-        answers: &[(200, "Changed"), (404, "Problem"), (409, "Problem")],
+        answers: &[(200, "Changed"), (404, "Unknown"), (409, "Problem")],
         answer: later!(backends::delete),
     },
     Route {
@@ -147,7 +151,7 @@ pub static ROUTES: &[Route] = &[
             (200, "Changed"),
             (201, "Changed"),
             (400, "Problem"),
-            (404, "Problem"),
+            (404, "Unknown"),
             (409, "Problem"),
         ],
         answer: later!(backends::post),
@@ -163,7 +167,7 @@ pub static ROUTES: &[Route] = &[
         answers: &[
             (200, "Sessions"),
             (400, "Problem"),
-            (404, "Problem"),
+            (404, "Unknown"),
             (504, "Problem"),
         ],
         ..page(
@@ -179,7 +183,7 @@ pub static ROUTES: &[Route] = &[
         about: "Ends a session at once, by reset; its end is killed",
         query: &[],
         body: None,
-        answers: &[(200, "Killed"), (400, "Problem"), (404, "Problem")],
+        answers: &[(200, "Killed"), (400, "Problem"), (404, "Unknown")],
         answer: later!(sessions::kill),
     },
     Route {
@@ -197,7 +201,12 @@ pub static ROUTES: &[Route] = &[
         about: "Reads the configuration file again; with confirm, goes back after that time or if it does clearly worse",
         query: &[],
         body: Some("Reload"),
-        answers: &[(200, "Reloaded"), (400, "Problem"), (422, "Problem")],
+        answers: &[
+            (200, "Reloaded"),
+            (400, "Problem"),
+            (409, "Problem"),
+            (422, "Problem"),
+        ],
         answer: later!(reload),
     },
     Route {
@@ -217,7 +226,12 @@ pub static ROUTES: &[Route] = &[
         about: "Has a successor of this process, of the program as it is now, take over; answers when that serves",
         query: &[],
         body: None,
-        answers: &[(200, "Upgraded"), (409, "Problem"), (422, "Problem")],
+        answers: &[
+            (200, "Upgraded"),
+            (409, "Problem"),
+            (422, "Problem"),
+            (500, "Problem"),
+        ],
         answer: later!(upgrade),
     },
 ];
@@ -265,7 +279,7 @@ fn status_page(call: &Call) -> Reply {
 fn explain_page(call: &Call) -> Reply {
     match explain::of(&call.entrance.board, call.query()) {
         Ok(value) => json(StatusCode::OK, &value),
-        Err((status, sentence)) => problem(status, &sentence),
+        Err(reply) => reply,
     }
 }
 

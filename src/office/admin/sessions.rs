@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use hyper::StatusCode;
 use serde_json::{Value, json};
+use tokio::sync::MutexGuard;
 
 use crate::handoff::{Ask, Finding, Hatch, Question, SessionRow};
-use crate::ids::{BackendId, millis};
+use crate::ids::{BackendId, Nanos, millis};
 use crate::office::board::{Board, View};
 use crate::office::operator::unknown as no_such;
 use crate::office::scribe::line::{session_id, session_number};
@@ -31,7 +32,12 @@ pub async fn list(call: Call) -> Reply {
     };
     let question = Question::Oldest { backend };
     let workers = &board.hatches.workers;
-    let Some(answers) = ask(board, workers, question, limit).await else {
+    // Whoever may only look has the same time for both: a stuck worker must not make a queue of askers.
+    let deadline = board.clock.now().after(DEADLINE_NS);
+    let Some(mut turn) = turn(board).await else {
+        return late();
+    };
+    let Some(answers) = ask(board, &mut turn, deadline, workers, question, limit).await else {
         return late();
     };
     let matched: u64 = answers.iter().map(|answer| answer.matched).sum();
@@ -67,7 +73,13 @@ pub async fn kill(call: Call) -> Reply {
         return gone();
     };
     let hatch = std::slice::from_ref(hatch);
-    match ask(board, hatch, Question::Kill { session: id }, 0).await {
+    // Those before it have had their time when its turn comes, and not all that it has.
+    let Some(mut turn) = turn(board).await else {
+        return late();
+    };
+    let deadline = board.clock.now().after(DEADLINE_NS);
+    let question = Question::Kill { session: id };
+    match ask(board, &mut turn, deadline, hatch, question, 0).await {
         None => late(),
         Some(answers) if answers[0].finding == Finding::Done => {
             json(StatusCode::OK, &json!({ "killed": wanted }))
@@ -83,17 +95,27 @@ fn late() -> Reply {
     )
 }
 
+/// The number of the last ask, as soon as nobody else asks; none if that takes too long.
+async fn turn(board: &Board) -> Option<MutexGuard<'_, u64>> {
+    let patience = Duration::from_nanos(DEADLINE_NS);
+    tokio::time::timeout(patience, board.asking.lock())
+        .await
+        .ok()
+}
+
 /// Every given worker's answer, or none if one of them is late.
 async fn ask(
     board: &Board,
+    number: &mut u64,
+    deadline: Nanos,
     workers: &[Arc<Hatch>],
     question: Question,
     rows_max: usize,
 ) -> Option<Vec<Ask>> {
-    let mut number = board.asking.lock().await;
     *number += 1;
-    let deadline = board.clock.now().after(DEADLINE_NS);
     for hatch in workers {
+        // What others did not wait for must not leave this one's answer without room.
+        while hatch.asks.answered.pop().is_some() {}
         let ask = Ask::new(*number, deadline, question, rows_max);
         hatch.asks.asked.push(ask).ok()?;
         hatch.doorbell.ring();

@@ -22,9 +22,6 @@ use crate::office::upgrade::heir::Heritage;
 
 use super::{Entrance, Places};
 
-/// Few ever ask at once.
-const BACKLOG: i32 = 64;
-
 /// A bound socket that nobody answers yet.
 #[derive(Debug)]
 pub struct BoundSocket {
@@ -122,7 +119,7 @@ fn bind(path: &Path) -> Result<BoundSocket, String> {
     };
     // Before anybody can connect.
     std::fs::set_permissions(path, PermissionsExt::from_mode(0o660)).map_err(said)?;
-    socket.listen(BACKLOG).map_err(said)?;
+    socket.listen(super::QUEUE).map_err(said)?;
     socket.set_nonblocking(true).map_err(said)?;
     Ok(BoundSocket {
         socket: socket.into(),

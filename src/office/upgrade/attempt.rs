@@ -17,7 +17,7 @@ use sd_notify::NotifyState;
 use tokio::sync::oneshot;
 
 use crate::handoff::Phase;
-use crate::office::demands::{Answer, Done, Refused};
+use crate::office::demands::{Answer, Done, Refused, Unready};
 use crate::office::world::nanoseconds;
 use crate::office::{Office, ledger, notify};
 use crate::sys::keeper::Report as Ending;
@@ -49,6 +49,8 @@ pub struct Attempt {
     deadline: Instant,
     pid: u32,
     column: Column,
+    /// What kind of failure it is, if it fails.
+    unready: Unready,
     askers: Vec<oneshot::Sender<Answer>>,
 }
 
@@ -75,6 +77,7 @@ impl Office {
                     deadline: Instant::now() + READY_WITHIN,
                     pid: 0,
                     column,
+                    unready: Unready::Broken,
                     askers: asker.into_iter().collect(),
                 });
             }
@@ -145,7 +148,19 @@ impl Office {
                 let why = self.post_mortem().await;
                 self.fail_upgrade(&why).await;
             }
-            (_, Heard::Said(Word::No { sentence }, _)) => {
+            (
+                _,
+                Heard::Said(
+                    Word::No {
+                        sentence,
+                        of_configuration,
+                    },
+                    _,
+                ),
+            ) => {
+                if of_configuration {
+                    self.expect_failure(Unready::Configuration);
+                }
                 let sentence = sentence.replace('\n', "; ");
                 self.fail_upgrade(&format!("the successor says: {sentence}"))
                     .await;
@@ -428,7 +443,14 @@ impl Office {
         let sentence = format!("this process goes on: {why}");
         self.note_failure(&sentence);
         for asker in attempt.askers {
-            let _ = asker.send(Err(Refused::Upgrade(sentence.clone())));
+            let refused = Refused::Upgrade(attempt.unready, sentence.clone());
+            let _ = asker.send(Err(refused));
+        }
+    }
+
+    fn expect_failure(&mut self, kind: Unready) {
+        if let Some(attempt) = &mut self.succession.attempt {
+            attempt.unready = kind;
         }
     }
 
@@ -447,6 +469,7 @@ impl Office {
         self.forsake_departed();
         let attempt = self.succession.attempt.as_ref();
         if attempt.is_some_and(|attempt| Instant::now() >= attempt.deadline) {
+            self.expect_failure(Unready::Late);
             let why = format!("the successor was not ready within {READY_WITHIN:?}");
             self.fail_upgrade(&why).await;
         }

@@ -37,9 +37,10 @@ pub struct Predecessor {
 pub struct Teller(OwnedFd);
 
 impl Teller {
-    pub fn refuse(&self, sentence: &str) {
+    pub fn refuse(&self, sentence: &str, of_configuration: bool) {
         let word = Word::No {
             sentence: sentence.to_owned(),
+            of_configuration,
         };
         // If it is gone, nobody wants to know.
         let _ = link::send_all(self.0.as_fd(), &word.text(), &[]);

@@ -29,7 +29,12 @@ pub enum Word {
     /// It has done all that can fail. Its limits by key.
     Ready { limits: BTreeMap<String, u32> },
     /// It does not become ready.
-    No { sentence: String },
+    No {
+        sentence: String,
+        /// What is wrong is in the configuration.
+        #[serde(default)]
+        of_configuration: bool,
+    },
     /// UDP flows of one worker; a descriptor for each.
     Flows {
         worker: usize,
