@@ -4,6 +4,8 @@
 
 mod support;
 
+#[path = "upgrade/anew.rs"]
+mod anew;
 #[path = "upgrade/load.rs"]
 mod load;
 #[path = "upgrade/service.rs"]
@@ -25,7 +27,7 @@ use support::backends::{Backend, read_line};
 use support::events::EventStream;
 use support::pattern;
 use support::ringway::{PROGRAM, Setup, listener, pool, pool_with, single};
-use support::wait::{seconds, until, within};
+use support::wait::{seconds, until};
 use support::{alone, net, process, soak};
 
 const GLOBAL: &str = "workers = 2\npin = \"off\"\nshutdown_grace = \"2s\"\n";
@@ -361,32 +363,6 @@ fn an_old_generation_ends_after_its_time_and_the_keeper_with_its_service() {
     until(seconds(2), "the keeper goes with its service", || {
         !is_alive(keeper)
     });
-}
-
-/// A file named on the command line is found again, and what a new file says holds from the upgrade on.
-#[test]
-fn the_successor_reads_the_file_anew() {
-    let backend = Backend::named("a");
-    let (kept, removed, added) = (
-        net::free_address(),
-        net::free_address(),
-        net::free_address(),
-    );
-    let only = pool("main", "", &[("only", backend.address)]);
-    let both = listener("kept", kept, "main") + &listener("removed", removed, "main");
-    let mut service = Service::start(setup(both + &only));
-    let next = listener("kept", kept, "main") + &listener("added", added, "main") + &only;
-    service.ringway.rewrite(next);
-    service.upgrade();
-    service.wait_living(1);
-    for address in [kept, added] {
-        let greeting = within(seconds(5), "served", || {
-            read_line(net::connect(address)).ok()
-        });
-        assert_eq!(greeting, "a");
-    }
-    assert!(net::try_connect(removed).is_err(), "nobody listens there");
-    service.stop();
 }
 
 /// Answers each datagram with the address that it came from: the flow's socket, as the backend sees it.
