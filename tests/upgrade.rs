@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use load::{Load, exchange};
 use service::{Service, children, is_alive};
-use support::backends::{Backend, read_line};
+use support::backends::Backend;
 use support::events::EventStream;
 use support::pattern;
 use support::ringway::{PROGRAM, Setup, listener, pool, pool_with, single};

@@ -5,8 +5,8 @@
 //! a send points at (buffers, its [`outbound::Cell`]) stays until the kernel has answered, or until the submitting call has
 //! returned without an answer: a send never waits (MSG_DONTWAIT), and only one that failed is answered.
 //!
-//! Sockets of listeners, receives and what they bring are in [`sockets`], the sockets of flows in [`seats`], sends in
-//! [`sending`].
+//! Sockets of listeners and their receives are in [`sockets`], what these bring in [`receiving`], the sockets of flows in
+//! [`seats`], sends in [`sending`].
 
 mod ceiling;
 mod coalescing;
@@ -15,6 +15,7 @@ mod gathering;
 mod heading;
 mod inbound;
 mod outbound;
+mod receiving;
 mod seats;
 mod sending;
 mod sockets;

@@ -9,17 +9,17 @@ use std::time::Instant;
 use crate::ids::{ConnectFailure, FlowKey, Outlet, Side, SocketId};
 use crate::sys::datagram;
 use crate::uring::buffers::{Buffers, Parcel};
-use crate::uring::door::{Outcome, Patience};
+use crate::uring::door::Patience;
 use crate::uring::ops;
-use crate::uring::outcome::{self, Completion, ReceivePause, Refused};
+use crate::uring::outcome;
 use crate::uring::ring::{Listening, Ring};
 use crate::uring::tag::{Op, Tag};
 
 use super::ceiling::Ceiling;
 use super::coalescing::Coalescing;
-use super::door::{Datagram, Datagrams, Envelope, Undelivered};
+use super::door::{Datagram, Datagrams, Envelope};
 use super::heading::{Head, Heading};
-use super::inbound::{self, PAYLOAD_AT};
+use super::inbound;
 use super::outbound::{Outbox, Passage, Toward};
 use super::seats::{NO_SEAT, Seats};
 
@@ -51,15 +51,15 @@ pub(in crate::uring) struct DatagramSide {
     layout: Box<libc::msghdr>,
     listeners: Vec<Listening>,
     /// Those of them on which another process receives.
-    quiet: Vec<SocketId>,
+    pub(super) quiet: Vec<SocketId>,
     /// By the flow's slot.
     pub(super) ways: Vec<Way>,
-    seats: Seats,
+    pub(super) seats: Seats,
     ceiling: Ceiling,
     /// Outlets given out so far; it wraps around.
     outlets: u32,
     /// Receives that ended for want of buffers, which are there again when the next turn begins.
-    rearm: Vec<Tag>,
+    pub(super) rearm: Vec<Tag>,
     /// Sends wait to be submitted that the next system call has yet to take.
     pub(super) sends_queued: bool,
     /// Sockets wait to be closed likewise.
@@ -108,7 +108,7 @@ impl DatagramSide {
         Some((outlet, seat.raw()?))
     }
 
-    fn listener(&self, id: SocketId) -> Option<RawFd> {
+    pub(super) fn listener(&self, id: SocketId) -> Option<RawFd> {
         let found = self.listeners.iter().find(|it| it.id == id)?;
         Some(found.socket.as_raw_fd())
     }
@@ -419,7 +419,7 @@ impl Ring {
         }
     }
 
-    fn receive_datagrams(&mut self, tag: Tag) {
+    pub(super) fn receive_datagrams(&mut self, tag: Tag) {
         let datagrams = &mut **self.datagrams;
         let socket = match tag.op {
             Op::DatagramReceive if datagrams.quiet.contains(&tag.socket()) => None,
@@ -460,137 +460,6 @@ impl Ring {
         self.push(&ops::cancel(receive, Tag::house(Op::Cancel, 0)), false);
         let close = ops::close(socket.into_raw_fd(), Tag::house(Op::Close, 0));
         self.push(&close, false);
-    }
-
-    /// One answer of a receive on a listener's or a flow's socket.
-    pub(in crate::uring) fn read_datagram(
-        &mut self,
-        tag: Tag,
-        completion: &Completion,
-        outcomes: &mut Vec<Outcome>,
-    ) {
-        let datagrams = &mut **self.datagrams;
-        let (current, whose) = match tag.op {
-            Op::DatagramReceive => {
-                let known = datagrams.listener(tag.socket()).is_some();
-                let quiet = datagrams.quiet.contains(&tag.socket());
-                let whose = known.then_some(Whose::Listeners(tag.socket()));
-                (known && !quiet, whose)
-            }
-            _ => match datagrams.seats.of(tag) {
-                Some(seat) => (
-                    !seat.quiet,
-                    seat.flow.map(|(flow, outlet)| Whose::Flows(flow, outlet)),
-                ),
-                None => (false, None),
-            },
-        };
-        if let Some(buffer) = completion.buffer() {
-            let parcel = datagrams.buffers.taken(buffer, completion.bytes());
-            match whose {
-                Some(whose) => outcomes.extend(self.open_parcel(whose, parcel)),
-                None => datagrams.buffers.give_back(parcel.buffer),
-            }
-        }
-        let pause = completion.receive_pause();
-        if pause.is_some()
-            && !current
-            && let Some(seat) = self.datagrams.seats.of(tag)
-            && tag.op == Op::FlowReceive
-        {
-            seat.armed = false;
-        }
-        match pause {
-            Some(ReceivePause::Over) if current => self.receive_datagrams(tag),
-            Some(ReceivePause::NoBuffer) if current => {
-                outcomes.push(Outcome::NoDatagramBuffer);
-                self.datagrams.rearm.push(tag);
-            }
-            // The host of a router on the way says that one was too long for it. It is told once, and the way is as it was.
-            Some(ReceivePause::Broken(Refused::As(why @ Undelivered::TooLong)))
-                if current && tag.op == Op::FlowReceive =>
-            {
-                self.receive_datagrams(tag);
-                if let Some(Whose::Flows(flow, outlet)) = whose {
-                    outcomes.push(Outcome::Undelivered {
-                        flow,
-                        outlet: Some(outlet),
-                        datagrams: 1,
-                        why,
-                        headed: false,
-                    });
-                }
-            }
-            Some(ReceivePause::Broken(refused)) if current => {
-                if let Some(seat) = self.datagrams.seats.of(tag)
-                    && tag.op == Op::FlowReceive
-                {
-                    seat.armed = false;
-                }
-                // An error of the socket as a whole is told once and taken by being told.
-                outcomes.extend(whose.map(|whose| match whose {
-                    Whose::Listeners(id) => Outcome::DatagramsPaused(id, refused.into()),
-                    Whose::Flows(flow, outlet) => Outcome::FlowBroken(flow, outlet, refused.into()),
-                }));
-            }
-            _ => {}
-        }
-    }
-
-    /// What a filled buffer says; it goes back at once if it is not to be passed on.
-    fn open_parcel(&mut self, whose: Whose, parcel: Parcel) -> Option<Outcome> {
-        let filled = parcel.bytes();
-        let read = inbound::read(self.datagrams.buffers.bytes(&parcel), filled as usize);
-        let whole =
-            read.filter(|read| !read.truncated && read.payload_bytes + PAYLOAD_AT as u32 == filled);
-        let Some(read) = whole else {
-            self.datagrams.buffers.give_back(parcel.buffer);
-            return Some(cut(whose));
-        };
-        let segment = read.segment.unwrap_or(read.payload_bytes);
-        let datagram = Datagram {
-            parcel: parcel.without(PAYLOAD_AT as u32),
-            segment: if segment == 0 {
-                read.payload_bytes
-            } else {
-                segment
-            },
-        };
-        match (whose, read.from) {
-            (Whose::Flows(flow, outlet), _) => Some(Outcome::Response(flow, outlet, datagram)),
-            (Whose::Listeners(socket), Some(client)) => Some(Outcome::Request(
-                Envelope {
-                    socket,
-                    client,
-                    local: read.local,
-                },
-                datagram,
-            )),
-            (whose, None) => {
-                self.discard_datagram(datagram);
-                Some(cut(whose))
-            }
-        }
-    }
-}
-
-/// Whose socket a datagram came to.
-#[derive(Clone, Copy)]
-enum Whose {
-    Listeners(SocketId),
-    Flows(FlowKey, Outlet),
-}
-
-fn cut(whose: Whose) -> Outcome {
-    match whose {
-        Whose::Flows(flow, _) => Outcome::Undelivered {
-            flow,
-            outlet: None,
-            datagrams: 1,
-            why: Undelivered::TooLong,
-            headed: false,
-        },
-        Whose::Listeners(socket) => Outcome::DatagramCut(socket),
     }
 }
 
