@@ -420,6 +420,6 @@ fn a_warm_worker_allocates_nothing() {
 #[test]
 fn without_optional_kernel_features_bytes_arrive_too() {
     let balancer = Balancer::start(Features::default());
-    traffic(balancer.address);
+    balancer.work();
     balancer.stop();
 }

@@ -12,7 +12,7 @@ use crate::uring::{AcceptEnd, Incoming, Kernel};
 
 use super::ending::jittered;
 use super::engine::Worker;
-use super::tenant::{TRIED_MAX, Tenant};
+use super::tenant::Tenant;
 use super::world::LocalSocket;
 
 /// A worker gives an accepted socket away when it has more sessions than this many per cent of the mean, plus
@@ -403,7 +403,7 @@ fn rules_of(pool: &Pool, random: u64) -> Rules {
     Rules {
         preface_ns: 0,
         connect_timeout_ns: pool.connect_timeout_ns,
-        connect_attempts: pool.connect_attempts.clamp(1, TRIED_MAX as u8),
+        connect_attempts: pool.connect_attempts.max(1),
         connect_budget_ns: pool.connect_budget_ns,
         wait_timeout_ns: if pool.waiters.size() == 0 {
             0

@@ -8,10 +8,11 @@ use crate::session::TcpSession;
 
 use super::preface::Stage;
 
-/// Attempts that are remembered, so that each goes to another backend; also the most attempts a session can have.
-pub(super) const TRIED_MAX: usize = 8;
+/// Backends that are remembered, so that each attempt goes to another one. A session may have more attempts: those behind
+/// go anywhere but to the last so many.
+const TRIED_MAX: usize = 32;
 
-/// Backends, as many as a session can have attempts.
+/// Backends that a session has tried, each once, the latest last.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Tried {
     backends: [BackendId; TRIED_MAX],
@@ -23,6 +24,19 @@ impl Tried {
         backends: [BackendId(0); TRIED_MAX],
         count: 0,
     };
+
+    /// Without room for one more, the first is forgotten.
+    fn add(&mut self, backend: BackendId) {
+        if self.contains(&backend) {
+            return;
+        }
+        if usize::from(self.count) == TRIED_MAX {
+            self.backends.rotate_left(1);
+            self.count -= 1;
+        }
+        self.backends[usize::from(self.count)] = backend;
+        self.count += 1;
+    }
 }
 
 impl std::ops::Deref for Tried {
@@ -146,11 +160,7 @@ impl Tenant {
     }
 
     pub(super) fn remember_tried(&mut self, backend: BackendId) {
-        let tried = &mut self.tried;
-        if !tried.contains(&backend) && usize::from(tried.count) < TRIED_MAX {
-            tried.backends[usize::from(tried.count)] = backend;
-            tried.count += 1;
-        }
+        self.tried.add(backend);
     }
 
     /// When the wheel must look at this session.
@@ -179,5 +189,22 @@ impl Tenant {
             rtt_us: self.rtt_us,
             retrans: self.retrans,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_latest_backends_are_remembered() {
+        let mut tried = Tried::NONE;
+        for id in [7, 3, 7, 3] {
+            tried.add(BackendId(id));
+        }
+        assert_eq!(*tried, [7, 3].map(BackendId));
+        (10..42).for_each(|id| tried.add(BackendId(id)));
+        let last: Vec<_> = (10..42).map(BackendId).collect();
+        assert_eq!(*tried, last[..]);
     }
 }

@@ -23,7 +23,7 @@ pub struct Setup {
     admin_lines: String,
     body: String,
     environment: Vec<(String, String)>,
-    descriptors: Option<u32>,
+    through: Vec<String>,
     admin: SocketAddr,
     stdout: Option<File>,
     stderr: Option<File>,
@@ -47,7 +47,7 @@ impl Setup {
             admin_lines: String::new(),
             body: body.into(),
             environment: Vec::new(),
-            descriptors: None,
+            through: Vec::new(),
             admin: net::free_address(),
             stdout: None,
             stderr: None,
@@ -102,10 +102,22 @@ impl Setup {
         self
     }
 
-    /// It may have so many, and no more (Debian: util-linux).
-    pub fn descriptors(mut self, most: u32) -> Setup {
-        self.descriptors = Some(most);
+    /// More of the same kind, behind the body.
+    pub fn also(mut self, lines: &str) -> Setup {
+        self.body += lines;
         self
+    }
+
+    /// Started by these words, which name a program that becomes the one under test.
+    pub fn through(mut self, words: &[&str]) -> Setup {
+        self.through
+            .extend(words.iter().map(|word| word.to_string()));
+        self
+    }
+
+    /// It may have so many, and no more (Debian: util-linux).
+    pub fn descriptors(self, most: u32) -> Setup {
+        self.through(&["prlimit", &format!("--nofile={most}")])
     }
 
     pub fn folder(&self) -> &Path {
@@ -119,17 +131,17 @@ impl Setup {
         )
     }
 
-    fn config(&self) -> PathBuf {
+    pub fn config(&self) -> PathBuf {
         self.folder().join("config.toml")
     }
 
     fn command(&self) -> Command {
         fs::write(self.config(), self.text()).expect("write the configuration");
-        let mut command = match self.descriptors {
+        let mut command = match self.through.split_first() {
             None => Command::new(&self.program),
-            Some(most) => {
-                let mut command = Command::new("prlimit");
-                command.arg(format!("--nofile={most}")).arg(&self.program);
+            Some((first, words)) => {
+                let mut command = Command::new(first);
+                command.args(words).arg(&self.program);
                 command
             }
         };
@@ -171,7 +183,7 @@ impl Setup {
     }
 
     /// Runs it to its end, for configurations that must not start.
-    pub fn run_to_end(self) -> Output {
+    pub fn run_to_end(&self) -> Output {
         let mut child = self
             .command()
             .stdout(Stdio::piped())
@@ -219,6 +231,11 @@ impl Ringway {
 
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// What it was started with.
+    pub fn setup(&self) -> &Setup {
+        &self.setup
     }
 
     pub fn admin(&self) -> SocketAddr {
