@@ -7,13 +7,15 @@ use std::fmt;
 
 use crate::ids::Address;
 
-use super::plan::{BackendAddress, BackendPlan, Host, Plan, PoolPlan};
+use super::plan::{BackendAddress, BackendPlan, Host, Plan, PoolPlan, Protocol};
 
 /// No process decides by itself for more sessions than this, however much the machine has.
 pub const SESSIONS_CEILING: u32 = 262_144;
 
 /// A TCP session holds a socket on either side.
 const DESCRIPTORS_PER_SESSION: u64 = 2;
+/// A flow has one towards its backend, and shares its listener's.
+const DESCRIPTORS_PER_FLOW: u64 = 1;
 /// A pipe has two ends.
 const DESCRIPTORS_PER_PIPE: u64 = 2;
 /// Ring, doorbell, timer and a handful of sockets that were accepted while accepting was being paused.
@@ -59,6 +61,17 @@ pub struct Budget {
     pub listening: u64,
     /// One for each backend that is reached over the network.
     pub ports: Vec<PortRoom>,
+    /// One for each pool of flows.
+    pub flows: Vec<FlowRoom>,
+}
+
+/// The most flows that a pool can have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FlowRoom {
+    pub pool: String,
+    pub most: u64,
+    /// What bounds them.
+    pub decided_by: String,
 }
 
 /// What set `sessions_max`.
@@ -111,13 +124,14 @@ impl Row {
 #[must_use]
 pub fn budget(plan: &Plan, machine: &Machine) -> Budget {
     let fixed = descriptors_without_sessions(plan, machine);
-    let (sessions_max, decided_by) = sessions_max(plan, machine, fixed);
+    let each = descriptors_of_one(plan);
+    let (sessions_max, decided_by) = sessions_max(plan, machine, fixed, each);
     let sessions = u64::from(sessions_max);
     let rows = vec![
         Row {
             resource: Resource::Descriptors,
             // With no room for a single session the need is that of one.
-            needed: fixed + DESCRIPTORS_PER_SESSION * sessions.max(1),
+            needed: fixed + each * sessions.max(1),
             available: Some(machine.descriptors),
         },
         Row {
@@ -146,11 +160,22 @@ pub fn budget(plan: &Plan, machine: &Machine) -> Budget {
         ports: pools
             .flat_map(|pool| port_rooms(pool, sessions, machine.local_ports))
             .collect(),
+        flows: flow_rooms(plan, sessions_max, decided_by, machine.local_ports),
     };
     if let Some(stored) = machine.stored {
         budget.hold_against_store(stored);
     }
     budget
+}
+
+/// The most that one session or flow of this plan holds.
+fn descriptors_of_one(plan: &Plan) -> u64 {
+    let mut listeners = plan.listeners.iter();
+    if listeners.all(|listener| listener.protocol == Protocol::Udp) {
+        DESCRIPTORS_PER_FLOW
+    } else {
+        DESCRIPTORS_PER_SESSION
+    }
 }
 
 /// One per address and worker, of a unix socket one for all.
@@ -182,11 +207,11 @@ fn warm_connections(pool: &PoolPlan) -> u64 {
     u64::from(per_backend) * pool.backends.len() as u64
 }
 
-fn sessions_max(plan: &Plan, machine: &Machine, fixed: u64) -> (u32, DecidedBy) {
+fn sessions_max(plan: &Plan, machine: &Machine, fixed: u64, each: u64) -> (u32, DecidedBy) {
     if let Some(wanted) = plan.global.max_sessions {
         return (wanted, DecidedBy::Configuration);
     }
-    let by_descriptors = machine.descriptors.saturating_sub(fixed) / DESCRIPTORS_PER_SESSION;
+    let by_descriptors = machine.descriptors.saturating_sub(fixed) / each;
     // Half is left for buffers, bytes queued in sockets, and others on the machine.
     let by_memory = machine.memory_bytes / 2 / BYTES_PER_SESSION;
     let least = by_descriptors
@@ -233,6 +258,41 @@ fn port_rooms(pool: &PoolPlan, sessions: u64, local_ports: (u16, u16)) -> Vec<Po
         .collect()
 }
 
+/// Flows count among the sessions, and each has a local port of its own, whichever backend it is with.
+fn flow_rooms(
+    plan: &Plan,
+    sessions_max: u32,
+    decided_by: DecidedBy,
+    (first, last): (u16, u16),
+) -> Vec<FlowRoom> {
+    let range = u64::from(last.saturating_sub(first)) + 1;
+    let has_flows = |at: usize| {
+        let mut listeners = plan.listeners.iter();
+        listeners.any(|listener| listener.pool == at && listener.protocol == Protocol::Udp)
+    };
+    let pools = plan.pools.iter().enumerate();
+    let pools = pools.filter(|&(at, _)| has_flows(at));
+    pools
+        .map(|(_, pool)| {
+            let ports = range * (pool.source.len() as u64).max(1);
+            let bounds = [
+                pool.udp
+                    .max_flows
+                    .map(|most| (u64::from(most), "udp.max_flows".to_owned())),
+                Some((u64::from(sessions_max), decided_by.to_string())),
+                Some((ports, "what local ports carry".to_owned())),
+            ];
+            let least = bounds.into_iter().flatten().min_by_key(|bound| bound.0);
+            let (most, decided_by) = least.unwrap_or_default();
+            FlowRoom {
+                pool: pool.name.clone(),
+                most,
+                decided_by,
+            }
+        })
+        .collect()
+}
+
 /// How many local addresses connections to this backend may come from. A name may turn out to be of either family.
 fn source_addresses(pool: &PoolPlan, backend: &BackendAddress) -> u64 {
     let is_ipv4 = match backend {
@@ -273,7 +333,10 @@ impl Budget {
         let rows = self.rows.iter().map(ToString::to_string);
         let least = self.ports.iter();
         let least = least.min_by_key(|room| room.available.saturating_sub(room.needed));
-        let all: Vec<String> = rows.chain(least.map(ToString::to_string)).collect();
+        let all: Vec<String> = rows
+            .chain(least.map(ToString::to_string))
+            .chain(self.flows.iter().map(ToString::to_string))
+            .collect();
         all.join("; ")
     }
 
@@ -383,6 +446,9 @@ impl fmt::Display for Budget {
             "sessions: at most {} ({})",
             self.sessions_max, self.decided_by
         )?;
+        for room in &self.flows {
+            writeln!(out, "{room}")?;
+        }
         for row in &self.rows {
             writeln!(out, "{row}")?;
         }
@@ -390,6 +456,13 @@ impl fmt::Display for Budget {
             writeln!(out, "{room}")?;
         }
         Ok(())
+    }
+}
+
+impl fmt::Display for FlowRoom {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (pool, most, why) = (&self.pool, self.most, &self.decided_by);
+        write!(out, "flows of {pool}: at most {most} ({why})")
     }
 }
 

@@ -180,3 +180,56 @@ fn the_printed_lines() {
         )
     );
 }
+
+/// Of datagrams only, or beside a listener of connections.
+fn flow_plan(lines: &str, udp: &str, beside: bool) -> Plan {
+    let protocol = "protocol = \"udp\"\npool = \"p\"\n";
+    let tcp = "[[listener]]\nname = \"t\"\nbind = \"127.0.0.1:7001\"\npool = \"p\"\n";
+    let text = format!(
+        "[[listener]]\nname = \"l\"\nbind = \"127.0.0.1:7000\"\n{protocol}{}[[pool]]\nname = \"p\"\n{lines}\n[pool.udp]\n{udp}\n\
+         [[pool.backend]]\naddress = \"127.0.0.1:1\"\n",
+        if beside { tcp } else { "" }
+    );
+    parse(&text, "test.toml", &|_| None).unwrap()
+}
+
+#[test]
+fn a_flow_takes_one_descriptor_and_a_session_two() {
+    // 192 of the process, 2 × 64 of the workers, 2 × 256 of pipes, 2 listening for each address, 1 check.
+    let fixed = |addresses: u64| 192 + 128 + 512 + 2 * addresses + 1;
+    let only_flows = budget(&flow_plan("", "", false), &machine(20_000));
+    assert_eq!(u64::from(only_flows.sessions_max), 20_000 - fixed(1));
+    let both = budget(&flow_plan("", "", true), &machine(20_000));
+    assert_eq!(u64::from(both.sessions_max), (20_000 - fixed(2)) / 2);
+}
+
+#[test]
+fn what_bounds_the_flows_of_a_pool_is_said() {
+    let line = |plan: &Plan, descriptors| {
+        let sums = budget(plan, &machine(descriptors));
+        let said = sums.flows[0].to_string();
+        assert!(sums.to_string().contains(&format!("\n{said}\n")), "{sums}");
+        assert!(sums.line().ends_with(&said), "{}", sums.line());
+        said
+    };
+    let plain = flow_plan("", "", false);
+    assert_eq!(
+        line(&plain, 10_000),
+        "flows of p: at most 9165 (what descriptors carry)"
+    );
+    assert_eq!(
+        line(&plain, 100_000),
+        "flows of p: at most 28232 (what local ports carry)"
+    );
+    let sources = flow_plan("source = [\"127.0.0.1\", \"127.0.0.2\"]", "", false);
+    assert_eq!(
+        line(&sources, 100_000),
+        "flows of p: at most 56464 (what local ports carry)"
+    );
+    let few = flow_plan("", "max_flows = 50", true);
+    assert_eq!(
+        line(&few, 100_000),
+        "flows of p: at most 50 (udp.max_flows)"
+    );
+    assert!(budget(&plan("", ""), &machine(20_000)).flows.is_empty());
+}
