@@ -60,3 +60,43 @@ impl Spinner {
         self.wait_began = now;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WAIT: Patience = Patience::Endless;
+
+    #[test]
+    fn a_fixed_spin_goes_before_every_sleep_and_auto_gives_up() {
+        let mut spinner = Spinner::default();
+        for misses in [0, AUTO_MISSES_MAX, u32::MAX] {
+            spinner.misses = misses;
+            assert_eq!(spinner.budget_ns(Spin::Off, WAIT), 0);
+            assert_eq!(spinner.budget_ns(Spin::Fixed(7), WAIT), 7);
+            assert_eq!(spinner.budget_ns(Spin::Fixed(7), Patience::None), 0);
+        }
+        assert_eq!(spinner.budget_ns(Spin::Auto, WAIT), 0);
+        spinner.misses = AUTO_MISSES_MAX - 1;
+        assert_eq!(spinner.budget_ns(Spin::Auto, WAIT), AUTO_SPIN_NS);
+        assert_eq!(spinner.budget_ns(Spin::Auto, Patience::None), 0);
+    }
+
+    #[test]
+    fn auto_begins_again_after_a_short_wait_only() {
+        let mut spinner = Spinner {
+            misses: AUTO_MISSES_MAX,
+            ..Spinner::default()
+        };
+        let mut now = Nanos::ZERO;
+        for (wait, patience, spins) in [
+            (AUTO_SPIN_NS, WAIT, false),
+            (AUTO_SPIN_NS - 1, Patience::None, false),
+            (AUTO_SPIN_NS - 1, WAIT, true),
+        ] {
+            now = now.after(wait);
+            spinner.note_wait(patience, now);
+            assert_eq!(spinner.budget_ns(Spin::Auto, WAIT) > 0, spins, "{wait}");
+        }
+    }
+}
