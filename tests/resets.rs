@@ -16,11 +16,21 @@ use support::{alone, net, pattern};
 const LIMIT: Duration = Duration::from_secs(1);
 const ROUNDS: usize = 20;
 
-/// Reads until the stream breaks: the bytes must be the pattern's, and the end must be ECONNRESET. Returns how many
-/// bytes came.
+/// Reads until the stream breaks: the bytes must be the pattern's, and the end must be ECONNRESET, all within the limit.
+/// Returns how many bytes came.
 #[track_caller]
-fn read_to_reset(mut stream: &TcpStream, seed: u64, limit: Duration) -> u64 {
+fn read_to_reset(stream: &TcpStream, seed: u64, limit: Duration) -> u64 {
+    let began = Instant::now();
     stream.set_read_timeout(Some(limit)).expect("a time limit");
+    let received = read_to_any_reset(stream, seed);
+    let took = began.elapsed();
+    assert!(took < limit, "the reset was seen only after {took:?}");
+    received
+}
+
+/// The same, however long it takes between reads.
+#[track_caller]
+fn read_to_any_reset(mut stream: &TcpStream, seed: u64) -> u64 {
     let mut piece = vec![0; 64 * 1024];
     let mut received = 0;
     loop {
@@ -36,19 +46,37 @@ fn read_to_reset(mut stream: &TcpStream, seed: u64, limit: Duration) -> u64 {
     }
 }
 
-/// Writes until the stream breaks, which must be by ECONNRESET and before `limit` after `began`.
+/// Writes until the stream breaks, which must be by ECONNRESET and within the limit. To who has seen the other's end the
+/// kernel says EPIPE.
 #[track_caller]
-fn write_to_reset(mut stream: &TcpStream, limit: Duration) {
+fn write_to_reset(mut stream: &TcpStream, limit: Duration, after_end: bool) {
     stream.set_write_timeout(Some(limit)).expect("a time limit");
     let piece = vec![0; 64 * 1024];
     let end = Instant::now() + limit;
     loop {
         match stream.write(&piece) {
             Ok(_) => assert!(Instant::now() < end, "writing goes on after a reset"),
-            Err(error) if net::is_reset(&error) => return,
+            Err(error) if is_reset(&error, after_end) => {
+                assert!(Instant::now() < end, "a late reset");
+                return;
+            }
             Err(error) => panic!("{error} instead of a reset"),
         }
     }
+}
+
+fn is_reset(error: &std::io::Error, after_end: bool) -> bool {
+    net::is_reset(error) || after_end && error.kind() == ErrorKind::BrokenPipe
+}
+
+/// Every other round, one side ends its stream first, and the other has seen that: it resets or is reset from CLOSE_WAIT.
+fn half_close(round: usize, ending: &TcpStream, other: &TcpStream) -> bool {
+    let wanted = round % 2 == 1;
+    if wanted {
+        ending.shutdown(Shutdown::Write).expect("half-close");
+        pattern::expect_fin(other).expect("the end of one direction");
+    }
+    wanted
 }
 
 /// Writes the pattern until nothing moves any more: every buffer on the way is full. Returns how many bytes went in.
@@ -143,13 +171,19 @@ fn the_sender_of_a_stream_resets() {
         for round in 0..ROUNDS {
             let (resetting, other) = pairs.pair().ends(who);
             let bytes = 2_000_000 + 500_000 * round as u64;
+            half_close(round, &other, &resetting);
             thread::scope(|scope| {
-                scope.spawn(move || {
+                let sender = scope.spawn(move || {
                     pattern::send(&resetting, 3, bytes, 100_001).expect("send");
                     net::reset(resetting);
+                    Instant::now()
                 });
-                let received = read_to_reset(&other, 3, seconds(10));
+                let received = read_to_any_reset(&other, 3);
+                let seen = Instant::now();
                 assert!(received <= bytes, "{received} of {bytes}");
+                let at = sender.join().expect("the sender");
+                let took = seen.saturating_duration_since(at);
+                assert!(took < LIMIT, "{who:?}: only after {took:?}");
             });
         }
     }
@@ -172,6 +206,7 @@ fn the_receiver_of_a_stream_resets() {
         for round in 0..ROUNDS {
             let (resetting, other) = pairs.pair().ends(who);
             let bytes = 2_000_000 + 300_000 * round as u64;
+            let after_end = half_close(round, &resetting, &other);
             thread::scope(|scope| {
                 let sender = scope.spawn(move || {
                     let error = pattern::send(&other, 4, u64::MAX, 100_001).expect_err("a reset");
@@ -181,7 +216,7 @@ fn the_receiver_of_a_stream_resets() {
                 net::reset(resetting);
                 let at = Instant::now();
                 let (error, seen) = sender.join().expect("the sender");
-                assert!(net::is_reset(&error), "{who:?}: {error}");
+                assert!(is_reset(&error, after_end), "{who:?}: {error}");
                 assert!(
                     seen.saturating_duration_since(at) < LIMIT,
                     "{who:?}: too late"
@@ -199,11 +234,13 @@ fn a_stalled_reader_resets() {
     for who in Who::BOTH {
         for round in 0..4 {
             let (resetting, other) = pairs.pair().ends(who);
+            // Who has read the end reads nothing else: only writing tells.
+            let after_end = half_close(round, &resetting, &other);
             let sent = fill_up(&other, 8);
             assert!(sent > 100_000);
             net::reset(resetting);
-            if round % 2 == 0 {
-                write_to_reset(&other, LIMIT);
+            if round != 2 {
+                write_to_reset(&other, LIMIT, after_end);
             } else {
                 read_to_reset(&other, 0, LIMIT);
             }
@@ -218,12 +255,13 @@ fn a_stalled_reader_resets() {
 fn the_writer_to_a_stalled_reader_resets() {
     let pairs = Pairs::new();
     for who in Who::BOTH {
-        for _ in 0..2 {
+        for round in 0..2 {
             let (resetting, other) = pairs.pair().ends(who);
+            half_close(round, &other, &resetting);
             let sent = fill_up(&resetting, 9);
             net::reset(resetting);
-            // One second for delivery, and much for a busy machine.
-            until(seconds(10), "the stalled reader is reset", || {
+            // One second for delivery, and half a one for a busy machine.
+            until(LIMIT * 3 / 2, "the stalled reader is reset", || {
                 shown_of(&other).is_none()
             });
             let received = read_to_reset(&other, 9, LIMIT);

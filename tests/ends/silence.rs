@@ -74,13 +74,16 @@ fn each_silence_has_its_own_end() {
         + &watched("limited", 5002, &patience, BACKEND, OFF)
         + &watched("plain", 5003, OFF, BACKEND, OFF)
         + &watched("mute", 5004, OFF, MUTE, OFF)
+        + &watched("probed-back", 5006, OFF, MUTE, probes)
+        + &watched("limited-back", 5007, OFF, MUTE, &patience)
         + &watched("nowhere", 5005, OFF, NOWHERE, &once);
     let ringway = Ringway::start(body);
 
     let (_probed, _limited) = (client_of(5001, CLIENT), client_of(5002, CLIENT));
     let (_plain, mut talker) = (client_of(5003, CLIENT), client_of(5004, STRANGER));
+    let (_probing, mut hasty) = (client_of(5006, STRANGER), client_of(5007, STRANGER));
     until(seconds(10), "all have their backends", || {
-        (backend.accepted(), quiet.accepted(), mute.accepted()) == (2, 1, 1)
+        (backend.accepted(), quiet.accepted(), mute.accepted()) == (2, 1, 3)
     });
     for address in ["10.66.0.1", "10.66.0.4"] {
         cut(address);
@@ -89,13 +92,17 @@ fn each_silence_has_its_own_end() {
     for stream in backend.held() {
         (&*stream).write_all(b"are you there?").unwrap();
     }
-    talker.write_all(b"are you there?").unwrap();
+    for stream in [&mut talker, &mut hasty] {
+        stream.write_all(b"are you there?").unwrap();
+    }
     let mut stranger = client_of(5005, STRANGER);
     for (name, end) in [
         ("probed", "keepalive"),
         ("limited", "user-timeout"),
         ("plain", "client-timeout"),
         ("mute", "backend-timeout"),
+        ("probed-back", "keepalive"),
+        ("limited-back", "user-timeout"),
         ("nowhere", "connect-timeout"),
     ] {
         until(seconds(20), &format!("{name} ends as {end}"), || {
