@@ -91,7 +91,7 @@ fn an_address_in_use_is_exit_status_3_and_named() {
 
     // The admin's address, too.
     let body = single(net::free_address(), net::free_address());
-    let running = Ringway::start(body.clone());
+    let running = Ringway::start(body);
     let second = running.setup().run_to_end();
     assert_eq!(second.status.code(), Some(3));
     let text = String::from_utf8_lossy(&second.stderr);
