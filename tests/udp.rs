@@ -6,6 +6,8 @@
 mod backends;
 #[path = "udp/churn.rs"]
 mod churn;
+#[path = "udp/idle.rs"]
+mod idle;
 #[path = "udp/limits.rs"]
 mod limits;
 #[path = "udp/proxy.rs"]
@@ -16,6 +18,8 @@ mod quic;
 mod real;
 #[path = "udp/scarce.rs"]
 mod scarce;
+#[path = "udp/six.rs"]
+mod six;
 mod support;
 #[path = "udp/wholeness.rs"]
 mod wholeness;
