@@ -13,7 +13,7 @@ use support::greeted::{expect_reset, open, say};
 use support::http;
 use support::ringway::{PROGRAM, Ringway, Setup, run, single};
 use support::wait::{seconds, until};
-use support::{alone, net, process};
+use support::{alone, namespace, net, process};
 
 #[test]
 fn a_signal_drains_and_the_last_session_ends_the_process() {
@@ -215,6 +215,45 @@ fn version_check_and_bad_words() {
         "{}",
         String::from_utf8_lossy(&output.stderr)
     );
+}
+
+/// In a network of its own, since its addresses are what they are.
+#[test]
+fn the_example_runs_as_it_is() {
+    if !namespace::inside("the_example_runs_as_it_is") {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = fs::File::create(folder.path().join("stderr")).expect("a file");
+    let mut child = Command::new(PROGRAM)
+        .args([
+            "run",
+            "-c",
+            concat!(env!("CARGO_MANIFEST_DIR"), "/config.toml"),
+        ])
+        .env_remove("RUNTIME_DIRECTORY")
+        .env_remove("XDG_RUNTIME_DIR")
+        .stdin(Stdio::null())
+        .stderr(file)
+        .spawn()
+        .expect("start the example");
+    let admin = "127.0.0.1:9901".parse().expect("an address");
+    until(seconds(20), "it answers", || {
+        let ended = child.try_wait().expect("look after the child");
+        let said = || fs::read_to_string(folder.path().join("stderr")).unwrap_or_default();
+        assert!(ended.is_none(), "{ended:?}: {}", said());
+        http::get(admin, "/healthz").is_ok_and(|(code, _)| code == 200)
+    });
+    // There is no database, so nobody is served, and readiness says so.
+    until(seconds(20), "both backends are down", || {
+        http::get(admin, "/readyz").is_ok_and(|(code, _)| code == 503)
+    });
+    let began = Instant::now();
+    net::expect_turned_away("127.0.0.1:5433".parse().expect("an address"));
+    assert!(began.elapsed() < seconds(10), "{:?}", began.elapsed());
+    process::signal(child.id(), "TERM");
+    let status = process::wait_exit(&mut child, seconds(10)).expect("an end");
+    assert_eq!(status.code(), Some(0));
 }
 
 /// A live table within five seconds, a backend killed and revived before the user's eyes, and an end by itself.
