@@ -208,6 +208,48 @@ fn assert_no_cpu(ringway: &Ringway) {
     panic!("CPU of workers and of all in {span:?}: {seen:?}");
 }
 
+/// Messages with pauses that a spin can bridge cost the worker time with a fixed one; silence costs next to nothing.
+#[test]
+fn spinning_is_over_when_nobody_speaks() {
+    let _alone = alone();
+    const MESSAGES: u32 = 2_000;
+    let echo = Backend::echo();
+    let spent = ["0us", "100us", "auto"].map(|spin| {
+        let address = net::free_address();
+        let lines = format!("workers = 1\npin = \"off\"\nspin = \"{spin}\"\n");
+        let ringway = Setup::new(single(address, echo.address))
+            .global(lines)
+            .start();
+        let mut stream = net::connect(address);
+        let worker = || process::cpu_time_of(ringway.pid(), "worker-");
+        let before = worker();
+        for number in 0..MESSAGES {
+            let message = number.to_le_bytes();
+            stream.write_all(&message).expect("send");
+            let mut answer = [0; 4];
+            stream.read_exact(&mut answer).expect("the echo");
+            assert_eq!(answer, message);
+            thread::sleep(Duration::from_micros(100));
+        }
+        let busy = worker() - before;
+        thread::sleep(Duration::from_millis(200));
+        let before = worker();
+        thread::sleep(seconds(2));
+        let silent = worker() - before;
+        eprintln!(
+            "spin {spin}: {busy:?} for {MESSAGES} messages, {silent:?} in two silent seconds"
+        );
+        assert!(
+            silent < Duration::from_millis(20),
+            "{spin}: {silent:?} of two silent seconds"
+        );
+        busy
+    });
+    // After each message the worker waits for longer than it spins.
+    let more = spent[1].saturating_sub(spent[0]);
+    assert!(more > MESSAGES * Duration::from_micros(50), "{spent:?}");
+}
+
 /// Connect, one message there and back, close: how long.
 fn fresh_session(address: SocketAddr) -> Duration {
     let began = Instant::now();
