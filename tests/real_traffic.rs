@@ -41,6 +41,9 @@ fn iperf_bytes(front: &Front, arguments: &[&str], streams: usize, expected: u64,
 /// What a paced sender may leave behind: its last few writes.
 const LAST_WRITES: u64 = 1 << 20;
 
+/// The same with writes of 16 KiB.
+const LAST_SMALL_WRITES: u64 = 64 << 10;
+
 #[test]
 fn iperf3_one_stream_8_and_64_and_reverse() {
     let _alone = alone();
@@ -73,6 +76,9 @@ fn iperf3_one_stream_8_and_64_and_reverse() {
         160 * mb,
         8 * LAST_WRITES,
     );
+    // Small writes, so that little is left behind of each.
+    let paced = ["-n", "96M", "-b", "20M", "-l", "16K", "-P", "64"];
+    iperf_bytes(&front, &paced, 64, 96 * mb, 64 * LAST_SMALL_WRITES);
     iperf_bytes(&front, &["-n", "400M", "-R"], 1, 400 * mb, 0);
     iperf_bytes(&front, &["-n", "256M", "-R", "-P", "8"], 8, 256 * mb, 0);
     iperf_bytes(&front, &["-n", "256M", "-R", "-P", "64"], 64, 256 * mb, 0);
@@ -90,8 +96,14 @@ fn iperf3_bidirectional() {
     let _alone = alone();
     let server = Iperf::start();
     let front = Front::to(server.address);
-    for streams in ["1", "8"] {
-        let report = Iperf::client(front.address, &["-t", "2", "--bidir", "-P", streams]);
+    let full = ["-t", "2", "--bidir", "-P"];
+    let paced = ["-t", "2", "--bidir", "-b", "10M", "-l", "16K", "-P"];
+    for (arguments, streams, missing) in [
+        (&full[..], "1", u64::MAX),
+        (&full, "8", u64::MAX),
+        (&paced, "64", 64 * LAST_SMALL_WRITES),
+    ] {
+        let report = Iperf::client(front.address, &[arguments, &[streams]].concat());
         let end = &report["end"];
         for (sent, received) in [
             ("sum_sent", "sum_received"),
@@ -101,6 +113,11 @@ fn iperf3_bidirectional() {
             let received = end[received]["bytes"].as_u64().expect("bytes received");
             // What was under way when the clock stopped was never asked for; more than was sent cannot arrive.
             assert!(received <= sent, "{received} received of {sent} sent");
+            // Who is paced has next to nothing under way.
+            assert!(
+                sent - received <= missing,
+                "{streams} streams: {received} received of {sent} sent"
+            );
             assert!(
                 received > 1 << 20,
                 "{streams} streams: only {received} bytes"
