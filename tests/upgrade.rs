@@ -10,6 +10,8 @@ mod anew;
 mod load;
 #[path = "upgrade/service.rs"]
 mod service;
+#[path = "upgrade/user.rs"]
+mod user;
 
 use std::fs;
 use std::io::Read;
