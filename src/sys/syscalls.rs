@@ -224,3 +224,189 @@ fn only_if(
         value,
     )?])
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{PipeWriter, Read, Write};
+    use std::ptr::null;
+
+    use super::*;
+
+    /// A name, and whether the kernel knows this call at all.
+    type Attempt = (&'static str, fn() -> bool);
+
+    /// Whether what has just returned this was done, or refused for another reason than that there is no such call.
+    fn is_known(returned: c_long) -> bool {
+        returned >= 0 || io::Error::last_os_error().raw_os_error() != Some(libc::ENOSYS)
+    }
+
+    fn map(protection: libc::c_int) -> c_long {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        // SAFETY: a new mapping at no given place, of no file; it is left to the end of this short process.
+        unsafe {
+            libc::syscall(
+                libc::SYS_mmap,
+                0_usize,
+                4096_usize,
+                protection,
+                flags,
+                -1,
+                0_usize,
+            )
+        }
+    }
+
+    fn socket(family: libc::c_int) -> bool {
+        // SAFETY: takes three integers.
+        is_known(unsafe { libc::syscall(libc::SYS_socket, family, libc::SOCK_DGRAM, 0) })
+    }
+
+    fn fork_again() -> bool {
+        // SAFETY: without a stack of its own it is a fork; the child ends at once.
+        let child = unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) };
+        if child == 0 {
+            // SAFETY: ends this process.
+            unsafe { libc::_exit(0) };
+        }
+        is_known(child)
+    }
+
+    const REFUSED: &[Attempt] = &[
+        ("execve", || {
+            let nowhere = c"/nowhere/program";
+            // SAFETY: a path that ends with 0, and no arguments; there is no such program.
+            let done = unsafe {
+                libc::syscall(
+                    libc::SYS_execve,
+                    nowhere.as_ptr(),
+                    null::<u8>(),
+                    null::<u8>(),
+                )
+            };
+            is_known(done)
+        }),
+        ("execveat", || {
+            let nowhere = c"/nowhere/program";
+            // SAFETY: as above.
+            let done = unsafe {
+                libc::syscall(
+                    libc::SYS_execveat,
+                    -1,
+                    nowhere.as_ptr(),
+                    null::<u8>(),
+                    null::<u8>(),
+                    0,
+                )
+            };
+            is_known(done)
+        }),
+        ("a fork", fork_again),
+        ("clone3", || {
+            // SAFETY: it is told of no memory, which every kernel refuses.
+            is_known(unsafe { libc::syscall(libc::SYS_clone3, null::<u8>(), 0_usize) })
+        }),
+        ("AF_PACKET", || socket(libc::AF_PACKET)),
+        ("AF_ALG", || socket(libc::AF_ALG)),
+        ("mmap for writing and executing", || {
+            is_known(map(libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC))
+        }),
+        ("mprotect for executing", || {
+            let place = map(libc::PROT_READ | libc::PROT_WRITE);
+            let protection = libc::PROT_READ | libc::PROT_EXEC;
+            // SAFETY: a page that is mapped above and used by nobody.
+            is_known(unsafe { libc::syscall(libc::SYS_mprotect, place, 4096_usize, protection) })
+        }),
+        ("ptrace", || {
+            // SAFETY: asks about no process, which every kernel refuses.
+            is_known(unsafe { libc::syscall(libc::SYS_ptrace, libc::PTRACE_DETACH, 0, 0, 0) })
+        }),
+        ("setuid", || {
+            // SAFETY: takes an integer; -1 is no user.
+            is_known(unsafe { libc::syscall(libc::SYS_setuid, -1) })
+        }),
+        ("mount", || {
+            let nowhere = c"/nowhere";
+            // SAFETY: paths that end with 0 and lead nowhere.
+            let done = unsafe {
+                libc::syscall(
+                    libc::SYS_mount,
+                    nowhere.as_ptr(),
+                    nowhere.as_ptr(),
+                    null::<u8>(),
+                    0,
+                    0,
+                )
+            };
+            is_known(done)
+        }),
+    ];
+
+    const ALLOWED_STILL: &[Attempt] = &[
+        ("AF_INET", || socket(libc::AF_INET)),
+        ("AF_UNIX", || socket(libc::AF_UNIX)),
+        ("mmap", || is_known(map(libc::PROT_READ | libc::PROT_WRITE))),
+        ("mmap of code", || {
+            is_known(map(libc::PROT_READ | libc::PROT_EXEC))
+        }),
+        ("getpid", || {
+            // SAFETY: takes nothing.
+            is_known(unsafe { libc::syscall(libc::SYS_getpid) })
+        }),
+    ];
+
+    /// Tries all of it and tells, one byte for each. Allocates nothing: other threads were not forked, and may have held the
+    /// allocator.
+    fn tell(shut_in: Option<&BpfProgram>, mut told: PipeWriter) {
+        if let Some(filter) = shut_in
+            && seccompiler::apply_filter(filter).is_err()
+        {
+            return;
+        }
+        for (_, attempt) in REFUSED.iter().chain(ALLOWED_STILL) {
+            let _ = told.write_all(&[u8::from(attempt())]);
+        }
+    }
+
+    /// What a child of this process finds that the kernel knows, in the order of the attempts.
+    fn known_to_a_child(shut_in: Option<&BpfProgram>) -> Vec<bool> {
+        let (mut reader, writer) = io::pipe().unwrap();
+        // SAFETY: the child makes system calls alone, and ends without coming back.
+        let child = unsafe { libc::fork() };
+        assert!(child >= 0);
+        if child == 0 {
+            tell(shut_in, writer);
+            // SAFETY: ends this process.
+            unsafe { libc::_exit(0) };
+        }
+        drop(writer);
+        let mut told = Vec::new();
+        reader.read_to_end(&mut told).unwrap();
+        let mut status = 0;
+        // SAFETY: writes one integer into a local.
+        assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+        assert_eq!(
+            (status, told.len()),
+            (0, REFUSED.len() + ALLOWED_STILL.len())
+        );
+        told.into_iter().map(|known| known == 1).collect()
+    }
+
+    #[test]
+    fn what_is_never_needed_does_not_exist_for_who_is_shut_in() {
+        let attempts = || REFUSED.iter().chain(ALLOWED_STILL).map(|(name, _)| *name);
+        let names = |known: &[bool], wanted: bool| {
+            let named = attempts().zip(known);
+            let named = named.filter(|(_, known)| **known == wanted);
+            named.map(|(name, _)| name).collect::<Vec<_>>()
+        };
+        let free = known_to_a_child(None);
+        assert_eq!(
+            names(&free, false),
+            Vec::<&str>::new(),
+            "the kernel of this machine has all"
+        );
+        let shut_in = known_to_a_child(Some(&filter().unwrap()));
+        let refused: Vec<&str> = REFUSED.iter().map(|(name, _)| *name).collect();
+        assert_eq!(names(&shut_in, false), refused);
+    }
+}
