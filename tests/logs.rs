@@ -16,7 +16,7 @@ use std::time::Instant;
 
 use support::backends::{Backend, read_line};
 use support::greeted::{expect_reset, open, say};
-use support::ringway::{Ringway, Setup, single};
+use support::ringway::{Ringway, Setup, listener, pool_with, single};
 use support::servers::program;
 use support::wait::{seconds, until, within};
 use support::{alone, net};
@@ -271,7 +271,7 @@ fn stalled() -> (PipeReader, fs::File) {
 fn a_log_that_nobody_reads_does_not_stop_anything() {
     let backend = Backend::named("a");
     let address = net::free_address();
-    let ((_out, stdout), (_err, stderr)) = (stalled(), stalled());
+    let ((mut out, stdout), (_err, stderr)) = (stalled(), stalled());
     let mut ringway = Setup::new(single(address, backend.address))
         .global("workers = 1\npin = \"off\"\nshutdown_grace = \"2s\"\naccess_log = \"stdout\"\n")
         .stdout(stdout)
@@ -293,14 +293,38 @@ fn a_log_that_nobody_reads_does_not_stop_anything() {
     until(seconds(20), "lost lines are counted", || {
         ringway.metric("ringway_access_log_lines_lost_total") >= 1.0
     });
-    // Each refusal is a line of the process's own log.
-    ringway.write_raw("nonsense = ");
-    for _ in 0..60 {
-        assert!(!ringway.reload());
+    // Each change is a line of the process's own log: more than wait for a reader.
+    let names: Vec<String> = (0..1000).map(|n| format!("b{n}")).collect();
+    for weight in ["weight = 1", "weight = 2"].into_iter().cycle().take(6) {
+        let members = names
+            .iter()
+            .map(|name| (name.as_str(), backend.address.to_string(), weight));
+        let unchecked = "[pool.health]\nkind = \"none\"\n";
+        let many = pool_with("main", "", unchecked, &members.collect::<Vec<_>>());
+        ringway.rewrite(listener("main", address, "main") + &many);
+        assert!(ringway.reload());
     }
+    assert!(ringway.metric("ringway_log_lines_lost_total") >= 1.0);
     open(address);
+    // Somebody reads again: each record is there, or is one of those that are counted.
+    let reading = thread::spawn(move || {
+        let mut text = String::new();
+        out.read_to_string(&mut text).expect("to the end");
+        text.lines()
+            .filter(|line| line.contains("bytes_in"))
+            .count()
+    });
+    let counted = |name: &str| ringway.metric(&format!("ringway_access_log_lines{name}_total"));
+    let all = f64::from(enough) + 1.0;
+    until(seconds(20), "each is written or lost", || {
+        counted("") + counted("_lost") >= all
+    });
+    assert_eq!(counted("") + counted("_lost"), all);
+    let written = counted("");
     ringway.signal("TERM");
     assert_eq!(ringway.wait_exit(seconds(10)).code(), Some(0));
+    drop(ringway);
+    assert_eq!(reading.join().unwrap() as f64, written);
 }
 
 /// A file system of its own, with room for so little.

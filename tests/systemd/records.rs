@@ -145,6 +145,38 @@ impl Measured {
         }
     }
 
+    /// While the journal stands still nobody waits for it, and each record is written or counted as lost.
+    fn stall_the_journal(&self, load: &dyn Fn() -> u64) {
+        self.container.configure(&self.texts[0]);
+        self.container.systemctl(&["reload", "ringway"]);
+        let before = self.written() + self.lost();
+        let journal = self.container.process("systemd-journal");
+        process::signal(journal, "STOP");
+        until(seconds(5), "the journal stands still", || {
+            process::states(journal).iter().all(|state| *state == 'T')
+        });
+        let mut sessions = 0;
+        for _ in 0..3 {
+            let (more, took, _) = self.cost(load);
+            assert!(
+                took < seconds(3),
+                "sessions waited for the journal: {took:?}"
+            );
+            sessions += more;
+        }
+        process::signal(journal, "CONT");
+        assert!(sessions > 300, "{sessions} sessions in three rounds");
+        let records = before + (sessions * self.records_each) as f64;
+        until(seconds(20), "each record is written or lost", || {
+            self.written() + self.lost() >= records
+        });
+        assert_eq!(self.written() + self.lost(), records);
+        println!(
+            "beside a stalled journal: {sessions} sessions, {} records lost in all",
+            self.lost()
+        );
+    }
+
     fn tell(&self, records: &Records) {
         let [with, without] = records.costs;
         let each = (with - without) / self.records_each as f64;
@@ -195,6 +227,7 @@ fn records_are_in_the_journal_or_counted_and_cost_a_worker_little() {
     let measured = Measured::boot(&body, "log_interval = \"1h\"", 3);
     let records = measured.drive(&|| crowd(address));
     measured.tell(&records);
+    measured.stall_the_journal(&|| crowd(address));
 }
 
 /// Sources that ask at a steady rate, each question a flow of its own as its only answer ends it; and how many were
