@@ -73,9 +73,58 @@ fn read_answer(mut stream: impl Read) -> (u16, String) {
     panic!("no JSON in {:?}", String::from_utf8_lossy(&all));
 }
 
+fn round(stream: &mut TcpStream, at: u64) -> Duration {
+    let mut piece = [0; 1000];
+    pattern::fill(7, at, &mut piece);
+    let began = Instant::now();
+    stream.write_all(&piece).expect("sent");
+    stream.read_exact(&mut piece).expect("back");
+    pattern::check(7, at, &piece).expect("its own bytes");
+    began.elapsed()
+}
+
+fn p99(mut all: Vec<Duration>) -> Duration {
+    all.sort();
+    all[all.len() * 99 / 100]
+}
+
+/// A client of the balancer, who notices nothing of what goes on at the admin doors meanwhile.
+fn undisturbed(scene: &Scene, meanwhile: impl FnOnce()) {
+    let mut stream = net::connect(scene.address);
+    let mut at = 0;
+    let mut next = || {
+        at += 1000;
+        round(&mut stream, at)
+    };
+    let quiet = p99((0..400).map(|_| next()).collect());
+    let stop = AtomicBool::new(false);
+    let loud = thread::scope(|scope| {
+        let beside = scope.spawn(|| {
+            let mut all = Vec::new();
+            while !stop.load(Ordering::SeqCst) || all.len() < 400 {
+                all.push(next());
+                thread::sleep(Duration::from_micros(200));
+            }
+            p99(all)
+        });
+        meanwhile();
+        stop.store(true, Ordering::SeqCst);
+        beside.join().expect("its bytes are whole")
+    });
+    assert!(
+        loud < quiet * 5 + Duration::from_millis(50),
+        "p99 {loud:?} meanwhile, {quiet:?} without"
+    );
+}
+
 #[test]
 fn heads_that_are_no_http_get_a_sentence() {
+    let _alone = alone();
     let scene = start();
+    undisturbed(&scene, || (0..20).for_each(|_| wrong_heads(&scene)));
+}
+
+fn wrong_heads(scene: &Scene) {
     for head in [
         &b"NONSENSE\r\n\r\n"[..],
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
@@ -106,7 +155,12 @@ fn heads_that_are_no_http_get_a_sentence() {
 
 #[test]
 fn bodies_have_a_limit_and_a_deadline() {
+    let _alone = alone();
     let scene = start();
+    undisturbed(&scene, || wrong_bodies(&scene));
+}
+
+fn wrong_bodies(scene: &Scene) {
     let put = |length: usize, body: &[u8]| {
         let mut stream = UnixStream::connect(&scene.socket).unwrap();
         stream.set_read_timeout(Some(seconds(30))).unwrap();
@@ -158,21 +212,10 @@ fn a_thousand_idle_connections_lock_nobody_out() {
     let _alone = alone();
     let scene = start();
     let mut stream = net::connect(scene.address);
-    let round = |stream: &mut TcpStream, at: u64| {
-        let mut piece = [0; 1000];
-        pattern::fill(7, at, &mut piece);
-        let began = Instant::now();
-        stream.write_all(&piece).expect("sent");
-        stream.read_exact(&mut piece).expect("back");
-        pattern::check(7, at, &piece).expect("its own bytes");
-        began.elapsed()
+    let rounds = |stream: &mut TcpStream, from: u64| {
+        p99((0..400).map(|i| round(stream, from + i * 1000)).collect())
     };
-    let p99 = |stream: &mut TcpStream, from: u64| {
-        let mut all: Vec<Duration> = (0..400).map(|i| round(stream, from + i * 1000)).collect();
-        all.sort();
-        all[396]
-    };
-    let quiet = p99(&mut stream, 0);
+    let quiet = rounds(&mut stream, 0);
     let mut events = EventStream::open(scene.ringway.admin(), None);
     let before = process::settled_descriptors(scene.ringway.pid()).all;
     let stop = AtomicBool::new(false);
@@ -201,7 +244,7 @@ fn a_thousand_idle_connections_lock_nobody_out() {
                 });
             });
         }
-        let loud = p99(&mut stream, 400_000);
+        let loud = rounds(&mut stream, 400_000);
         for _ in 0..20 {
             let began = Instant::now();
             let (code, _) = scene.ringway.get("/v1/status").expect("an answer over TCP");
