@@ -7,12 +7,16 @@ mod support;
 
 #[path = "systemd/container.rs"]
 mod container;
+#[path = "upgrade/load.rs"]
+mod load;
 #[path = "systemd/manager.rs"]
 mod manager;
 #[path = "systemd/package.rs"]
 mod package;
 #[path = "systemd/records.rs"]
 mod records;
+#[path = "systemd/sockets.rs"]
+mod sockets;
 
 use std::fs;
 use std::io::Write;
@@ -22,6 +26,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use container::Container;
+use load::Load;
 use manager::Manager;
 use support::backends::{Backend, read_line};
 use support::frozen::Frozen;
@@ -255,10 +260,14 @@ fn a_killed_service_loses_no_client_in_its_queue() {
     let socket = "/run/ringway/front.sock";
     let front =
         format!("[[listener]]\nname = \"unix\"\nbind = \"unix:{socket}\"\npool = \"main\"\n");
-    let body = single(address, backend.address) + &front;
-    let container = Container::boot(&unit_with("/ringway run -c /etc/ringway/config.toml"), &{
-        Setup::new(body).workers(2).text()
-    });
+    let (echo, loaded) = (Backend::echo(), net::free_address());
+    let beside = listener("loaded", loaded, "echo") + &pool("echo", "", &[("e", echo.address)]);
+    let body = single(address, backend.address) + &front + &beside;
+    // The watchdog bites sooner than it is installed to.
+    let unit = unit_with("/ringway run -c /etc/ringway/config.toml");
+    let quick = unit.replace("WatchdogSec=10s", "WatchdogSec=4s");
+    assert_ne!(quick, unit);
+    let container = Container::boot(&quick, &Setup::new(body).workers(2).text());
     until(seconds(30), "the service serves", || {
         net::try_connect(address).is_ok_and(|stream| read_line(&stream).is_ok_and(|a| a == "a"))
     });
@@ -266,10 +275,17 @@ fn a_killed_service_loses_no_client_in_its_queue() {
     until(seconds(10), "it is active", || {
         show("ActiveState") == "active"
     });
-    assert!(show("StatusText").starts_with("serving on 2 listeners"));
-    assert_eq!(show("NFileDescriptorStore"), "3", "two for TCP, one unix");
+    assert!(show("StatusText").starts_with("serving on 3 listeners"));
+    assert_eq!(
+        show("NFileDescriptorStore"),
+        "5",
+        "two for each of TCP, one unix"
+    );
     let pid = show("MainPID");
+    let load = Load::on(loaded, 4, 4);
+    until(seconds(10), "the load runs", || load.rounds() > 100);
     container.systemctl(&["reload", "ringway"]);
+    load.end();
     assert_eq!(show("ActiveState"), "active");
     assert_eq!(show("MainPID"), pid);
 
@@ -292,16 +308,61 @@ fn a_killed_service_loses_no_client_in_its_queue() {
         until(seconds(10), "systemd counts the restart", || {
             show("NRestarts") == round.to_string() && show("ActiveState") == "active"
         });
-        assert_eq!(show("NFileDescriptorStore"), "3", "stored twice, or lost");
+        assert_eq!(show("NFileDescriptorStore"), "5", "stored twice, or lost");
         let by_path = UnixStream::connect(container.path(socket)).expect("its path is its own");
         assert_eq!(read_line(&by_path).expect("a greeting"), "a");
     }
+    a_kill_costs_only_those_who_are_served_then(&container, loaded);
+    the_watchdog_ends_what_does_not_answer(&container, address);
     container.systemctl(&["stop", "ringway"]);
     assert_eq!(show("ActiveState"), "inactive");
     assert_eq!(show("NFileDescriptorStore"), "0");
     assert!(net::try_connect(address).is_err(), "nobody listens");
     let left = within(seconds(5), "the log", || Some(container.log()));
     assert!(!left.contains("panicked"), "{left}");
+}
+
+/// Under a steady load: each client can lose the session that it had at that moment, and no other.
+fn a_kill_costs_only_those_who_are_served_then(container: &Container, loaded: SocketAddr) {
+    let clients = 8;
+    let load = Load::on(loaded, clients / 2, clients / 2);
+    until(seconds(10), "the load runs", || load.rounds() > 300);
+    let restarts = container.show("NRestarts");
+    container.systemctl(&["kill", "-s", "KILL", "ringway"]);
+    until(seconds(10), "systemd counts the restart", || {
+        container.show("NRestarts") != restarts && container.show("ActiveState") == "active"
+    });
+    let before = load.rounds();
+    until(seconds(10), "the load goes on", || {
+        load.rounds() > before + 1000
+    });
+    load.end_after(clients);
+}
+
+/// systemd ends and restarts a process with a worker that hangs, and whoever stood in the queue is served by the next one.
+fn the_watchdog_ends_what_does_not_answer(container: &Container, address: SocketAddr) {
+    let restarts = container.show("NRestarts");
+    let frozen = Frozen::thread(container.process("ringway"), "worker-0");
+    let mut queued: Vec<TcpStream> = (0..40).map(|_| net::connect(address)).collect();
+    std::thread::sleep(seconds(1));
+    queued.retain(|stream| {
+        stream.set_nonblocking(true).unwrap();
+        let waits = stream.peek(&mut [0]).is_err();
+        stream.set_nonblocking(false).unwrap();
+        waits
+    });
+    assert!(!queued.is_empty(), "the other worker has served all");
+    until(seconds(20), "the watchdog has bitten", || {
+        container.show("SubState") != "running"
+    });
+    drop(frozen);
+    until(seconds(10), "systemd counts the restart", || {
+        container.show("NRestarts") != restarts && container.show("ActiveState") == "active"
+    });
+    for stream in &queued {
+        assert_eq!(read_line(stream).expect("served by the next one"), "a");
+        talk(stream, "still here");
+    }
 }
 
 /// The unit as it comes: a successor becomes the main process, the unit stays active, sessions stay with the old one, and

@@ -46,7 +46,18 @@ impl Parts {
 impl Container {
     /// Boots it with this unit as ringway.service, and this configuration in /etc/ringway.
     pub fn boot(unit: &str, configuration: &str) -> Container {
-        let parts = Parts::new(TARGET);
+        Container::boot_parts(Parts::new(TARGET), unit, configuration)
+    }
+
+    /// The same with this unit as ringway.socket, which is started first.
+    pub fn boot_with_sockets(socket: &str, unit: &str, configuration: &str) -> Container {
+        let parts =
+            Parts::new(&TARGET.replace("ringway.service", "ringway.socket ringway.service"));
+        parts.write("units/ringway.socket", socket);
+        Container::boot_parts(parts, unit, configuration)
+    }
+
+    fn boot_parts(parts: Parts, unit: &str, configuration: &str) -> Container {
         fs::create_dir(parts.at("etc")).unwrap();
         parts.write("units/ringway.service", unit);
         parts.write("etc/config.toml", configuration);
