@@ -126,7 +126,7 @@ fn ready_is_when_every_listener_has_an_eligible_backend_and_nobody_leaves() {
 }
 
 #[test]
-fn a_listener_is_not_ready_while_a_pool_that_it_leads_to_by_name_is_dead() {
+fn a_dead_pool_that_only_names_lead_to_is_told_and_takes_nobody_else_away() {
     let board = board_with_route();
     let view = board.view();
     for pool in &view.snapshot.pools {
@@ -139,7 +139,11 @@ fn a_listener_is_not_ready_while_a_pool_that_it_leads_to_by_name_is_dead() {
     let told = readiness::of(&board).to_json();
     let without = json!([{ "listener": "l", "pool": "q" }]);
     assert_eq!(told["listeners_without_backend"], without);
-    assert_eq!(told["ready"], false);
+    assert_eq!(told["ready"], true);
+    let own = view.snapshot.pools.iter().find(|it| it.shared.name == "p");
+    let dead = &own.unwrap().backends[0].shared;
+    dead.verdict.set_health(Health::Down);
+    assert!(!readiness::of(&board).is_ready());
 }
 
 /// The only place is that of a client that reads slowly, and others come.
