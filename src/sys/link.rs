@@ -251,6 +251,12 @@ fn receive(
             own = libc::CMSG_NXTHDR(&raw const header, own);
         }
     }
+    if header.msg_flags & libc::MSG_CTRUNC != 0 {
+        // The rest would be taken for what they are not.
+        return Err(io::Error::other(
+            "descriptors were lost on the way: too few are left here",
+        ));
+    }
     Ok(received)
 }
 
@@ -302,6 +308,22 @@ mod tests {
             assert_eq!(u32::from_le_bytes(bytes), n);
         }
         assert!(matches!(reader.read(there.as_fd()).unwrap(), Read::End));
+    }
+
+    /// The kernel drops what finds no room, and says so in a flag only.
+    #[test]
+    fn a_message_that_lost_a_descriptor_is_none() {
+        let (here, there) = pair().unwrap();
+        let many: Vec<OwnedFd> = (0..=PIECE_DESCRIPTORS)
+            .map(|_| tempfile::tempfile().unwrap().into())
+            .collect();
+        let piece = Piece {
+            flags: FIRST | LAST,
+            bytes: b"one too many",
+            descriptors: &many,
+        };
+        send(here.as_fd(), &piece).unwrap();
+        assert!(Reader::default().wait(there.as_fd()).is_err());
     }
 
     #[test]
