@@ -85,6 +85,9 @@ pub const GENERATIONS_MAX: usize = 4;
 /// How often the newest looks whether older ones have given back what somebody waits for.
 pub const LOOK: std::time::Duration = std::time::Duration::from_millis(20);
 
+/// So much heard waits for the office; the rest waits with those who say it.
+const HEARD_MAX: usize = 16;
+
 /// Which line something was heard on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LineId(u64);
@@ -145,9 +148,9 @@ pub struct Succession {
     /// The line to the newest, once this one is old.
     newer: Option<Line>,
     lines: u64,
-    tell: mpsc::UnboundedSender<(LineId, Heard)>,
-    heard: mpsc::UnboundedReceiver<(LineId, Heard)>,
-    /// What flows that were adopted hold of limits, until the process before has let go.
+    tell: mpsc::Sender<(LineId, Heard)>,
+    heard: mpsc::Receiver<(LineId, Heard)>,
+    /// What flows of the process before hold of limits, until that has let go.
     bequests: std::collections::BTreeMap<String, u32>,
     pub family: Family,
 }
@@ -157,7 +160,7 @@ impl Succession {
     pub fn new(keeper: Option<Keeper>, claim: Option<&Claim>) -> Succession {
         let claimed = claim.map(|claim| (claim.generation, claim.column));
         let (generation, column) = claimed.unwrap_or((1, Column::default()));
-        let (tell, heard) = mpsc::unbounded_channel();
+        let (tell, heard) = mpsc::channel(HEARD_MAX);
         Succession {
             keeper,
             generation,

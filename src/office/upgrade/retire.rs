@@ -93,7 +93,8 @@ impl Office {
 
     fn report(&self, since: SystemTime) {
         if let Some(newer) = &self.succession.newer {
-            newer.say(Word::Report(self.own_report(since)), Vec::new());
+            // One that does not read needs the last numbers only.
+            newer.say_if_idle(|| Word::Report(self.own_report(since)));
         }
     }
 
