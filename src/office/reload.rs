@@ -235,6 +235,10 @@ impl Office {
 
     /// Takes a new round of lookups; publishes only if an address changed.
     pub(super) async fn take_lookups(&mut self, looked: Resolved) {
+        if self.succession.is_busy() {
+            // Each snapshot is a step of the hand-over now. The next round brings it again.
+            return;
+        }
         let merged = resolver::merge(&self.world.resolved, looked);
         // A reload may have come between question and answer.
         let names = resolver::names_of(&self.world.plan);

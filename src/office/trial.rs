@@ -170,7 +170,7 @@ impl Office {
         (now.since(since) >= nanoseconds(first_check + SETTLING)).then_some(why)
     }
 
-    async fn go_back(&mut self, why: &str) {
+    pub(super) async fn go_back(&mut self, why: &str) {
         let Some(trial) = self.trial.take() else {
             return;
         };
@@ -224,5 +224,6 @@ impl Office {
         self.board.events.reloaded(&note);
         self.reloads.last = Some(note);
         self.repin();
+        self.tell_elders_of_changes();
     }
 }

@@ -51,10 +51,27 @@ pub struct Attempt {
     column: Column,
     /// What kind of failure it is, if it fails.
     unready: Unready,
+    /// The keeper has said how it ended.
+    has_ended: bool,
     askers: Vec<oneshot::Sender<Answer>>,
 }
 
 impl Attempt {
+    /// One whose successor has been told to serve.
+    #[cfg(test)]
+    pub fn gone(line: Line) -> Attempt {
+        Attempt {
+            line,
+            stage: Stage::Serving,
+            deadline: Instant::now() + READY_WITHIN,
+            pid: 0,
+            column: Column::default(),
+            unready: Unready::Broken,
+            has_ended: false,
+            askers: Vec::new(),
+        }
+    }
+
     #[must_use]
     pub fn is_on(&self, id: LineId) -> bool {
         self.line.id == id
@@ -78,6 +95,7 @@ impl Office {
                     pid: 0,
                     column,
                     unready: Unready::Broken,
+                    has_ended: false,
                     askers: asker.into_iter().collect(),
                 });
             }
@@ -145,8 +163,8 @@ impl Office {
         };
         match (stage, heard) {
             (_, Heard::Ended) => {
-                let why = self.post_mortem().await;
-                self.fail_upgrade(&why).await;
+                let ending = self.post_mortem().await;
+                self.fail_upgrade(&sentence_of(ending)).await;
             }
             (
                 _,
@@ -277,6 +295,14 @@ impl Office {
             return;
         }
         self.tell_who_waits();
+        let (sockets, elders) = match self.park_elders() {
+            Ok(parked) => parked,
+            Err(error) => {
+                let sentence = format!("links to older generations cannot be handed over: {error}");
+                self.fail_upgrade(&sentence).await;
+                return;
+            }
+        };
         if self.registry.has_flows() {
             // What was received until now is passed on; then flows are given out.
             tokio::time::sleep(LAST_DATAGRAMS).await;
@@ -288,24 +314,25 @@ impl Office {
                 }
             }
         }
-        let own = self.own_report(SystemTime::now());
-        let mut sockets = Vec::new();
-        let mut reports = Vec::new();
-        for elder in &mut self.succession.elders {
-            if let Ok(socket) = elder.park() {
-                sockets.push(socket);
-                reports.push(elder.report.clone());
-            }
-        }
         let going = Going {
-            own,
+            own: self.own_report(SystemTime::now()),
             ended: self.succession.ended.clone(),
-            elders: reports,
+            elders,
         };
         if let Some(attempt) = &mut self.succession.attempt {
             attempt.stage = Stage::Serving;
             attempt.line.say(Word::Go(Box::new(going)), sockets);
         }
+    }
+
+    /// A successor that does not get all of them would not know who else holds what.
+    fn park_elders(&mut self) -> io::Result<(Vec<OwnedFd>, Vec<Report>)> {
+        let parked = self.succession.elders.iter_mut().map(|elder| {
+            let socket = elder.park()?;
+            Ok((socket, elder.report.clone()))
+        });
+        let parked: Vec<(OwnedFd, Report)> = parked.collect::<io::Result<_>>()?;
+        Ok(parked.into_iter().unzip())
     }
 
     /// Who waits here goes before those who come to the newest. Whether anybody does.
@@ -379,36 +406,22 @@ impl Office {
         }
     }
 
-    /// How the successor ended, in words.
-    async fn post_mortem(&self) -> String {
+    /// How the successor ended; the keeper says it once, and then nothing more is to be waited for.
+    async fn post_mortem(&mut self) -> Option<Ending> {
         let deadline = Instant::now() + POST_MORTEM;
-        let ending = loop {
+        loop {
             let keeper = self.succession.keeper.as_ref();
             match keeper.and_then(crate::sys::keeper::Keeper::report) {
                 None if Instant::now() < deadline => {
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }
-                other => break other,
+                ending => {
+                    if let Some(attempt) = &mut self.succession.attempt {
+                        attempt.has_ended = ending.is_some();
+                    }
+                    return ending;
+                }
             }
-        };
-        match ending {
-            Some(Ending::NotStarted(errno)) => {
-                let error = io::Error::from_raw_os_error(errno);
-                format!("the program cannot be started: {error}")
-            }
-            Some(Ending::Ended {
-                status: Some(status),
-                ..
-            }) => {
-                format!("the successor ended with exit status {status} before it was ready")
-            }
-            Some(Ending::Ended {
-                signal: Some(signal),
-                ..
-            }) => {
-                format!("the successor was ended by signal {signal} before it was ready")
-            }
-            _ => "the successor closed its link before it was ready".to_owned(),
         }
     }
 
@@ -422,8 +435,12 @@ impl Office {
         }
         for place in 0..self.succession.elders.len() {
             let socket = self.succession.elders[place].unpark();
-            if let Some(Ok(line)) = socket.map(|socket| self.succession.open_line(socket)) {
-                self.succession.elders[place].resume(line);
+            match socket.map(|socket| self.succession.open_line(socket)) {
+                Some(Ok(line)) => self.succession.elders[place].resume(line),
+                Some(Err(error)) => {
+                    log::error!("an older generation is not heard any more: {error}");
+                }
+                None => {}
             }
         }
         let plan = self.world.plan.clone();
@@ -438,7 +455,9 @@ impl Office {
             let _ = self.publisher.settled().await;
         }
         // What it had taken of limits goes with it.
-        self.post_mortem().await;
+        if !attempt.has_ended {
+            self.post_mortem().await;
+        }
         self.registry.counting.forsake(attempt.column);
         let sentence = format!("this process goes on: {why}");
         self.note_failure(&sentence);
@@ -473,5 +492,27 @@ impl Office {
             let why = format!("the successor was not ready within {READY_WITHIN:?}");
             self.fail_upgrade(&why).await;
         }
+    }
+}
+
+fn sentence_of(ending: Option<Ending>) -> String {
+    match ending {
+        Some(Ending::NotStarted(errno)) => {
+            let error = io::Error::from_raw_os_error(errno);
+            format!("the program cannot be started: {error}")
+        }
+        Some(Ending::Ended {
+            status: Some(status),
+            ..
+        }) => {
+            format!("the successor ended with exit status {status} before it was ready")
+        }
+        Some(Ending::Ended {
+            signal: Some(signal),
+            ..
+        }) => {
+            format!("the successor was ended by signal {signal} before it was ready")
+        }
+        _ => "the successor closed its link before it was ready".to_owned(),
     }
 }
