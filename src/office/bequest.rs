@@ -1,5 +1,5 @@
 //! Listening sockets of the process before this one, waiting for the listener that binds their address. Both hold the very
-//! same sockets: what waits in their queues is lost only when both have let go. Until this process is the one that serves,
+//! same sockets: what waits in their queues is lost only when both have let go. Until that process has let go,
 //! they are borrowed: nothing of them may be removed.
 
 use std::collections::{BTreeMap, BTreeSet};

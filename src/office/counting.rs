@@ -28,6 +28,8 @@ pub struct Counting {
     next: u32,
     /// Older processes count on these lines, too.
     pub has_others: bool,
+    /// What the process before counts is on these lines.
+    inherited: bool,
 }
 
 impl Counting {
@@ -67,6 +69,7 @@ impl Counting {
             places,
             next,
             has_others: true,
+            inherited: true,
         })
     }
 
@@ -104,13 +107,18 @@ impl Counting {
         Some(line)
     }
 
-    /// One unit that nobody holds any more, and that is in the total.
-    pub fn give_back(&self, key: &str) {
-        let place = self.places.get(key);
-        let line = self.lines.as_ref().zip(place);
-        if let Some(line) = line.and_then(|(lines, place)| lines.line(*place as usize)) {
-            line.total.fetch_sub(1, Ordering::AcqRel);
-        }
+    /// Whether what the process before holds is in the totals here.
+    #[must_use]
+    pub fn is_inherited(&self) -> bool {
+        self.inherited
+    }
+
+    /// The count of this key, if it has a line.
+    #[must_use]
+    pub fn known(&self, key: &str) -> Option<Capacity> {
+        let place = usize::try_from(*self.places.get(key)?).ok()?;
+        let line = self.lines.as_ref()?.line(place)?;
+        Some(Capacity::on(line, self.column, 0))
     }
 
     /// Takes off all that a process held which is gone. How much that was.

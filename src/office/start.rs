@@ -261,7 +261,6 @@ impl Office {
         if let Some(claim) = claim {
             let claimed = self.await_go(claim).await;
             claimed.inspect_err(|_| self.binder.give_up())?;
-            self.binder.own();
         }
         self.recount();
         self.board.watch(checks::targets(&self.world));
@@ -288,8 +287,7 @@ impl Office {
             let server = admin::Server::start(bound, Arc::clone(&self.board)).map_err(cannot)?;
             self.admin = Some((wanted, server));
         }
-        if let Some((mut bound, demands)) = unix {
-            bound.own();
+        if let Some((bound, demands)) = unix {
             let board = Arc::clone(&self.board);
             let server = SocketServer::start(bound, board, demands).map_err(cannot)?;
             self.socket = Some(server);

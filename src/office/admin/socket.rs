@@ -34,11 +34,6 @@ impl BoundSocket {
     pub fn path(&self) -> &Path {
         &self.file.path
     }
-
-    /// The process before has let go of it: the file is this process's.
-    pub fn own(&mut self) {
-        self.file.is_own = true;
-    }
 }
 
 /// The socket's file, removed with its owner.
@@ -199,6 +194,11 @@ impl SocketServer {
     /// The kernel's, when no descriptor is left.
     pub fn copy(&self) -> io::Result<OwnedFd> {
         self.listener.as_fd().try_clone_to_owned()
+    }
+
+    /// The process before has let go of it: the file is this process's.
+    pub fn own(&mut self) {
+        self.file.is_own = true;
     }
 
     /// Stops accepting and leaves the file to a successor. What is left are connections.

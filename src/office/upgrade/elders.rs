@@ -12,7 +12,7 @@ use super::words::{Report, Word};
 use super::{LineId, Older, accounts};
 
 /// After so long the connections of a process that is gone are closed.
-const CLOSED_WITHIN: Duration = Duration::from_secs(1);
+pub(super) const CLOSED_WITHIN: Duration = Duration::from_secs(1);
 
 /// One older generation that lives.
 #[derive(Debug)]
@@ -45,14 +45,14 @@ impl Elder {
     /// Stops listening to it: its socket goes to somebody else, who is not to miss a word.
     ///
     /// # Errors
-    /// The kernel's, when no descriptor is left.
+    /// The kernel's, when no descriptor is left; the line stays as it was then.
     pub fn park(&mut self) -> std::io::Result<OwnedFd> {
-        let line = self.line.take();
-        let socket = line.map_or_else(
-            || Err(std::io::Error::from(std::io::ErrorKind::NotConnected)),
-            |line| line.copy(),
-        )?;
-        self.parked = Some(socket.try_clone()?);
+        let Some(line) = &self.line else {
+            return Err(std::io::Error::from(std::io::ErrorKind::NotConnected));
+        };
+        let (socket, parked) = (line.copy()?, line.copy()?);
+        self.parked = Some(parked);
+        self.line = None;
         Ok(socket)
     }
 
@@ -87,11 +87,7 @@ impl Office {
 
     fn on_elder(&mut self, place: usize, heard: Heard) {
         match heard {
-            Heard::Said(Word::Yours, _) => {
-                notify::speak();
-                self.tell_status();
-                self.take_bequests(true);
-            }
+            Heard::Said(Word::Yours, _) => self.come_into_own(place, true),
             Heard::Said(Word::Report(report), _) => {
                 self.succession.elders[place].report = report;
                 self.recount();
@@ -102,13 +98,28 @@ impl Office {
         }
     }
 
+    /// The process before has let go, or is gone (not `bequeathed`): until then all that it could need again is left as it
+    /// is. It happens once; the end of another generation is no such moment.
+    fn come_into_own(&mut self, place: usize, bequeathed: bool) {
+        let elder = &self.succession.elders[place];
+        if self.succession.borrows_from != Some(elder.report.generation) {
+            return;
+        }
+        self.succession.borrows_from = None;
+        notify::speak();
+        self.tell_status();
+        self.take_bequests(bequeathed);
+        self.binder.own();
+        if let Some(socket) = &mut self.socket {
+            socket.own();
+        }
+    }
+
     /// It is gone: what it held is free, and what it has counted stays.
     fn lose_elder(&mut self, place: usize, last: Option<Report>) {
+        // Flows that it gave out and still held; nor is anybody else left to speak to the service manager.
+        self.come_into_own(place, false);
         let elder = self.succession.elders.remove(place);
-        if last.is_none() {
-            // One that dies before it has handed over the service manager leaves nobody else to speak.
-            notify::speak();
-        }
         let (generation, pid) = (elder.report.generation, elder.report.pid);
         let column = Column::new(elder.report.column);
         match &last {
@@ -125,8 +136,6 @@ impl Office {
                 self.succession.departed.extend(departed);
             }
         }
-        // Flows that it gave out and still held.
-        self.take_bequests(false);
         let last = last.unwrap_or(elder.report);
         accounts::add(
             &mut self.succession.ended,

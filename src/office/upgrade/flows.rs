@@ -78,19 +78,54 @@ impl Office {
             for (flow, socket) in flows.into_iter().zip(sockets) {
                 let backend = backends.get(&flow.backend);
                 let placed = backend.and_then(|backend| self.place(&flow, socket, backend));
-                let held = flow.held();
-                match placed.filter(|_| worker < self.board.hatches.workers.len()) {
-                    Some(moving) => {
-                        let bequests = &mut self.succession.bequests;
-                        held.for_each(|key| *bequests.entry(key).or_default() += 1);
-                        by_worker.entry(worker).or_default().push(moving);
-                    }
-                    None => held.for_each(|key| self.registry.counting.give_back(&key)),
+                let placed = placed.filter(|_| worker < self.board.hatches.workers.len());
+                self.count_flow(&flow, placed.as_ref());
+                if let Some(moving) = placed {
+                    by_worker.entry(worker).or_default().push(moving);
                 }
             }
         }
         for (worker, flows) in by_worker {
             self.board.hatches.workers[worker].moving.bring(flows);
+        }
+    }
+
+    /// What the process before counts stays in the totals, and becomes this one's share when that lets go; what it does not
+    /// count here is counted anew. One that is not placed gives its units back out of that share, so that the process before
+    /// finds them again if this one comes to nothing.
+    fn count_flow(&mut self, flow: &FlowState, placed: Option<&MovingFlow>) {
+        if !self.registry.counting.is_inherited() {
+            if let Some(moving) = placed {
+                self.count_anew(moving);
+            }
+            return;
+        }
+        for key in flow.held() {
+            if placed.is_none()
+                && let Some(count) = self.registry.counting.known(&key)
+            {
+                count.release();
+            }
+            *self.succession.bequests.entry(key).or_default() += 1;
+        }
+    }
+
+    fn count_anew(&self, moving: &MovingFlow) {
+        let holds = &moving.holdings;
+        if holds.backend {
+            moving.backend.capacity.reserve_anyway();
+        }
+        if holds.listener {
+            moving.listener.capacity.reserve_anyway();
+        }
+        if holds.process {
+            self.board.process.reserve_anyway();
+        }
+        let mut pools = self.world.pools.iter();
+        if holds.pool
+            && let Some(pool) = pools.find(|pool| pool.id == moving.pool)
+        {
+            pool.flows.reserve_anyway();
         }
     }
 
@@ -136,24 +171,20 @@ impl Office {
         })
     }
 
-    /// What adopted flows hold is this process's share now. `counted`: it is in the totals.
-    pub(super) fn take_bequests(&mut self, counted: bool) {
-        let bequests = std::mem::take(&mut self.succession.bequests);
-        let take = |capacity: &crate::handoff::Capacity, key: &str| {
-            for _ in 0..bequests.get(key).copied().unwrap_or(0) {
-                match counted {
-                    true => capacity.inherit(),
-                    false => capacity.reserve_anyway(),
+    /// What flows of the process before hold is this process's share now. `bequeathed`: that takes it off its own share; else
+    /// it is gone with them in its share, which is taken off the totals as a whole.
+    pub(super) fn take_bequests(&mut self, bequeathed: bool) {
+        for (key, units) in std::mem::take(&mut self.succession.bequests) {
+            let Some(count) = self.registry.counting.known(&key) else {
+                continue;
+            };
+            for _ in 0..units {
+                match bequeathed {
+                    true => count.inherit(),
+                    false => count.reserve_anyway(),
                 }
             }
-        };
-        if bequests.is_empty() {
-            return;
         }
-        for (key, capacity) in self.registry.limits() {
-            take(capacity, &key);
-        }
-        take(&self.board.process, KEY_OF_PROCESS);
     }
 }
 

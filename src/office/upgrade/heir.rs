@@ -1,5 +1,6 @@
 //! The successor's side: it says that it is there, takes what it inherits before it binds anything, and serves when it is
-//! told to. Until then it removes nothing and tells the service manager nothing.
+//! told to. Until the process before has let go (`Yours`), or is gone, it removes nothing and tells the service manager
+//! nothing: that process may go on in its place.
 
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
@@ -115,7 +116,7 @@ pub struct Heritage {
 }
 
 impl Heritage {
-    fn of(link: OwnedFd, estate: Estate, descriptors: Vec<OwnedFd>) -> Option<Heritage> {
+    pub(super) fn of(link: OwnedFd, estate: Estate, descriptors: Vec<OwnedFd>) -> Option<Heritage> {
         let clock = Clock::resume(Nanos(estate.now_ns));
         let mut descriptors = descriptors.into_iter();
         let mut bequests = Vec::new();
@@ -236,18 +237,23 @@ impl Office {
         self.place_flows(flows);
         self.succession.family.done = claim.upgrades + 1;
         let Going { own, ended, elders } = going;
+        if elders.len() != sockets.len() {
+            return Err(Failure::CannotStart(
+                "links to older generations were lost: too few descriptors are left".to_owned(),
+            ));
+        }
         self.succession.ended = ended;
         for (report, socket) in elders.into_iter().zip(sockets) {
-            match self.succession.open_line(socket) {
-                Ok(line) => self.succession.elders.push(Elder::new(line, report)),
-                Err(error) => log::warn!("generation {} is lost: {error}", report.generation),
-            }
+            // Without it nobody would know of that generation any more, nor give back what it holds when it crashes.
+            let line = self.succession.open_line(socket).map_err(broken)?;
+            self.succession.elders.push(Elder::new(line, report));
         }
         let generation = self.succession.generation;
         log::info!(
             "generation {generation}: taking over from process {}",
             own.pid
         );
+        self.succession.borrows_from = Some(own.generation);
         self.succession.elders.push(Elder::new(line, own));
         self.recount();
         Ok(())
@@ -265,6 +271,11 @@ impl Office {
                 Ok((id, _)) if id != line.id => {}
                 Ok((_, Heard::Said(Word::Go(going), sockets))) => {
                     return Ok((*going, sockets, moving));
+                }
+                Ok((_, Heard::Said(Word::Flows { flows, .. }, sockets)))
+                    if flows.len() != sockets.len() =>
+                {
+                    return Err(failed("sockets of flows were lost"));
                 }
                 Ok((_, Heard::Said(Word::Flows { worker, flows }, sockets))) => {
                     moving.push((worker, flows, sockets));

@@ -20,7 +20,7 @@
 //!  Go ──────────────────────────────────▶ counters; accepting begins
 //!               ◀────────────── Serving
 //!  tells MAINPID to the service manager
-//!  Yours ───────────────────────────────▶ speaks to the service manager from now on
+//!  Yours ───────────────────────────────▶ speaks to the service manager, removes what is not wanted any more
 //!  drains, reports once a second ───────▶ adds the reports to its own counters
 //! ```
 //!
@@ -62,6 +62,10 @@ mod line;
 mod retire;
 pub mod states;
 pub mod words;
+
+#[cfg(test)]
+#[path = "heir_tests.rs"]
+mod tests;
 
 use std::time::SystemTime;
 
@@ -152,6 +156,8 @@ pub struct Succession {
     heard: mpsc::Receiver<(LineId, Heard)>,
     /// What flows of the process before hold of limits, until that has let go.
     bequests: std::collections::BTreeMap<String, u32>,
+    /// The generation before, while it may still go on in this one's place.
+    borrows_from: Option<u32>,
     pub family: Family,
 }
 
@@ -174,6 +180,7 @@ impl Succession {
             tell,
             heard,
             bequests: std::collections::BTreeMap::new(),
+            borrows_from: None,
             family: Family {
                 generation,
                 ..Family::default()
