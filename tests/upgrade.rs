@@ -12,6 +12,8 @@ mod load;
 mod service;
 #[path = "upgrade/user.rs"]
 mod user;
+#[path = "upgrade/undone.rs"]
+mod undone;
 
 use std::fs;
 use std::io::Read;
@@ -21,7 +23,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use load::{Load, exchange};
 use service::{Service, children, is_alive};
@@ -226,7 +228,10 @@ fn a_successor_that_comes_to_nothing_changes_nothing() {
     refused(&service, 1, &["the successor says", sentence]);
     service.ringway.write_raw(&text);
     replace(&link, &script(folder.path(), "ends", "exit 7"));
+    let began = Instant::now();
     refused(&service, 1, &["exit status 7"]);
+    // Its end is known at once: nothing is to be waited for.
+    assert!(began.elapsed() < seconds(2), "{:?}", began.elapsed());
     replace(&link, &script(folder.path(), "crashes", "kill -SEGV $$"));
     refused(&service, 1, &["signal 11"]);
     replace(&link, &folder.path().join("nowhere"));
