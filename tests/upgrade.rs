@@ -10,10 +10,10 @@ mod anew;
 mod load;
 #[path = "upgrade/service.rs"]
 mod service;
-#[path = "upgrade/user.rs"]
-mod user;
 #[path = "upgrade/undone.rs"]
 mod undone;
+#[path = "upgrade/user.rs"]
+mod user;
 
 use std::fs;
 use std::io::Read;
