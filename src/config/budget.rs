@@ -12,10 +12,8 @@ use super::plan::{BackendAddress, BackendPlan, Host, Plan, PoolPlan, Protocol};
 /// No process decides by itself for more sessions than this, however much the machine has.
 pub const SESSIONS_CEILING: u32 = 262_144;
 
-/// A TCP session holds a socket on either side.
+/// A TCP session holds a socket on either side; a flow one, and a copy of it on its way to a successor.
 const DESCRIPTORS_PER_SESSION: u64 = 2;
-/// A flow has one towards its backend, and shares its listener's.
-const DESCRIPTORS_PER_FLOW: u64 = 1;
 /// A pipe has two ends.
 const DESCRIPTORS_PER_PIPE: u64 = 2;
 /// Ring, doorbell, timer and a handful of sockets that were accepted while accepting was being paused.
@@ -124,14 +122,13 @@ impl Row {
 #[must_use]
 pub fn budget(plan: &Plan, machine: &Machine) -> Budget {
     let fixed = descriptors_without_sessions(plan, machine);
-    let each = descriptors_of_one(plan);
-    let (sessions_max, decided_by) = sessions_max(plan, machine, fixed, each);
+    let (sessions_max, decided_by) = sessions_max(plan, machine, fixed);
     let sessions = u64::from(sessions_max);
     let rows = vec![
         Row {
             resource: Resource::Descriptors,
             // With no room for a single session the need is that of one.
-            needed: fixed + each * sessions.max(1),
+            needed: fixed + DESCRIPTORS_PER_SESSION * sessions.max(1),
             available: Some(machine.descriptors),
         },
         Row {
@@ -168,16 +165,6 @@ pub fn budget(plan: &Plan, machine: &Machine) -> Budget {
     budget
 }
 
-/// The most that one session or flow of this plan holds.
-fn descriptors_of_one(plan: &Plan) -> u64 {
-    let mut listeners = plan.listeners.iter();
-    if listeners.all(|listener| listener.protocol == Protocol::Udp) {
-        DESCRIPTORS_PER_FLOW
-    } else {
-        DESCRIPTORS_PER_SESSION
-    }
-}
-
 /// One per address and worker, of a unix socket one for all.
 fn listening_sockets(plan: &Plan, workers: u16) -> u64 {
     let binds = plan.listeners.iter().flat_map(|listener| &listener.binds);
@@ -207,11 +194,11 @@ fn warm_connections(pool: &PoolPlan) -> u64 {
     u64::from(per_backend) * pool.backends.len() as u64
 }
 
-fn sessions_max(plan: &Plan, machine: &Machine, fixed: u64, each: u64) -> (u32, DecidedBy) {
+fn sessions_max(plan: &Plan, machine: &Machine, fixed: u64) -> (u32, DecidedBy) {
     if let Some(wanted) = plan.global.max_sessions {
         return (wanted, DecidedBy::Configuration);
     }
-    let by_descriptors = machine.descriptors.saturating_sub(fixed) / each;
+    let by_descriptors = machine.descriptors.saturating_sub(fixed) / DESCRIPTORS_PER_SESSION;
     // Half is left for buffers, bytes queued in sockets, and others on the machine.
     let by_memory = machine.memory_bytes / 2 / BYTES_PER_SESSION;
     let least = by_descriptors
