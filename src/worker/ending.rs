@@ -90,14 +90,21 @@ impl<K: Kernel> Worker<K> {
 
     /// The same for one that came out of a queue, or lost another order to end, after draining had begun.
     pub(super) fn plan_shutdown_of(&mut self, key: SessionKey) {
-        if let Phase::Draining {
+        if let Some(moment) = self.moment_to_close() {
+            self.order_end(key, End::Shutdown, moment);
+        }
+    }
+
+    /// One of those over which what is left while the process drains is closed.
+    pub(super) fn moment_to_close(&mut self) -> Option<Nanos> {
+        let Phase::Draining {
             close_from,
             close_until,
         } = self.world.phase
-        {
-            let moment = close_from.after(spread(self.random(), close_until.since(close_from)));
-            self.order_end(key, End::Shutdown, moment);
-        }
+        else {
+            return None;
+        };
+        Some(close_from.after(spread(self.random(), close_until.since(close_from))))
     }
 
     /// The time to drain is over: a session that began now would only be cut.

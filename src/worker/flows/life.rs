@@ -295,6 +295,8 @@ impl<K: Kernel> Worker<K> {
                 false => ConnectFailure::Resources,
             };
             backend.of(worker).connect_failures[failure.index()].add(1);
+            // It counts as failed, not as connected as well when the flow leaves.
+            tenant.unproven = false;
             if blamed {
                 tenant.failed = Some(backend.id);
                 self.blame_flow(flow, failure);
@@ -413,12 +415,7 @@ impl<K: Kernel> Worker<K> {
     }
 
     fn plan_shutdown_of_flow(&mut self, flow: FlowKey) {
-        if let Phase::Draining {
-            close_from,
-            close_until,
-        } = self.world.phase
-        {
-            let moment = close_from.after(spread(self.random(), close_until.since(close_from)));
+        if let Some(moment) = self.moment_to_close() {
             self.order_flow_end(flow, End::Shutdown, moment);
         }
     }

@@ -115,8 +115,8 @@ impl<K: Kernel> Worker<K> {
         }
     }
 
-    /// Whether this process has given its flows away for good, with the sockets of their listeners.
-    pub(super) fn has_given_flows_away(&mut self) -> bool {
+    /// The successor serves: what was given out is its own, and so are the sockets of listeners. False if nothing was.
+    pub(super) fn leave_flows_to_successor(&mut self) -> bool {
         match self.flows.leaving {
             Leaving::Not => return false,
             Leaving::Gone => {}

@@ -38,7 +38,7 @@ impl<K: Kernel> Worker<K> {
         }
         if snapshot.phase == Phase::Serving {
             self.take_flows_back();
-        } else if self.has_given_flows_away() {
+        } else if self.leave_flows_to_successor() {
             return;
         }
         for local in &mut self.flows.sockets {
