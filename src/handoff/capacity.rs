@@ -115,14 +115,11 @@ impl Capacity {
         debug_assert!(before > 0, "released more capacity than was reserved");
     }
 
-    /// One unit that is held goes over to another process, which calls [`Capacity::inherit`].
-    pub fn bequeath(&self) {
-        self.share().fetch_sub(1, Ordering::Relaxed);
-    }
-
-    /// One unit that another process held, and that is in the total, is held by this one.
-    pub fn inherit(&self) {
-        self.share().fetch_add(1, Ordering::Relaxed);
+    /// Units that the process of this column holds are held by this one from now on; the total stays. That process does
+    /// nothing of its own for it: were it to crash with its part half done, what is taken off for it would be wrong.
+    pub fn take_over(&self, from: Column, units: u32) {
+        self.share().fetch_add(units, Ordering::Relaxed);
+        self.line.share(from).fetch_sub(units, Ordering::Relaxed);
     }
 }
 
@@ -175,8 +172,7 @@ mod tests {
         assert_eq!(old.reserve(), Reservation::Held);
         assert_eq!(new.reserve(), Reservation::Held);
         assert_eq!(new.reserve(), Reservation::Full);
-        old.bequeath();
-        new.inherit();
+        new.take_over(first, 1);
         assert_eq!(line.forsake(first), 1);
         assert_eq!(new.used(), 2);
         assert_eq!(new.reserve(), Reservation::Held);

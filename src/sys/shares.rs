@@ -16,8 +16,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 /// Processes that may hold shares at a time.
 pub const COLUMNS: usize = 8;
 
-/// Of the layout: a change of [`Line`] or of the header is another number.
-const VERSION: u32 = 1;
+/// Of the layout, and of who changes which share: a change of [`Line`], of the header, or of that is another number.
+const VERSION: u32 = 2;
 const MAGIC: u32 = 0x7269_6e67;
 
 /// One count. As large as two cache lines, since the kernel and the processor fetch them in pairs.
@@ -38,7 +38,7 @@ impl Line {
     /// Takes off what the process of this column held: it is gone. How much that was.
     pub fn forsake(&self, column: Column) -> u32 {
         let held = self.share(column).swap(0, Ordering::AcqRel);
-        // Around the end of numbers: a share may be less than nothing, if it gave back what another held.
+        // Around the end of numbers: a share is less than nothing while its process has given back what another still holds.
         self.total.fetch_sub(held, Ordering::AcqRel);
         held
     }

@@ -79,8 +79,13 @@ impl Attempt {
 }
 
 impl Office {
-    /// Starts a successor, or says why not.
+    /// Starts a successor, or says why not. What this process still borrows it cannot hand on, since the next one would not
+    /// know whose it is: then it begins when the process before has let go, which is a matter of a moment.
     pub(in crate::office) fn begin_upgrade(&mut self, asker: Option<oneshot::Sender<Answer>>) {
+        if self.succession.borrows_from.is_some() {
+            self.succession.postponed.push(asker);
+            return;
+        }
         if let Some(attempt) = &mut self.succession.attempt {
             attempt.askers.extend(asker);
             return;
@@ -104,6 +109,14 @@ impl Office {
                 if let Some(asker) = asker {
                     let _ = asker.send(Err(Refused::Conflict(sentence)));
                 }
+            }
+        }
+    }
+
+    pub(super) fn begin_postponed_upgrade(&mut self) {
+        if self.succession.borrows_from.is_none() {
+            for asker in std::mem::take(&mut self.succession.postponed) {
+                self.begin_upgrade(asker);
             }
         }
     }

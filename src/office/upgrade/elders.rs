@@ -87,7 +87,7 @@ impl Office {
 
     fn on_elder(&mut self, place: usize, heard: Heard) {
         match heard {
-            Heard::Said(Word::Yours, _) => self.come_into_own(place, true),
+            Heard::Said(Word::Yours, _) => self.come_into_own(place),
             Heard::Said(Word::Report(report), _) => {
                 self.succession.elders[place].report = report;
                 self.recount();
@@ -96,19 +96,21 @@ impl Office {
             Heard::Ended => self.lose_elder(place, None),
             Heard::Said(..) => {}
         }
+        self.begin_postponed_upgrade();
     }
 
-    /// The process before has let go, or is gone (not `bequeathed`): until then all that it could need again is left as it
-    /// is. It happens once; the end of another generation is no such moment.
-    fn come_into_own(&mut self, place: usize, bequeathed: bool) {
-        let elder = &self.succession.elders[place];
-        if self.succession.borrows_from != Some(elder.report.generation) {
+    /// The process before has let go, or is gone: until then all that it could need again is left as it is. It happens once;
+    /// the end of another generation is no such moment.
+    fn come_into_own(&mut self, place: usize) {
+        let before = &self.succession.elders[place].report;
+        if self.succession.borrows_from != Some(before.generation) {
             return;
         }
+        let column = Column::new(before.column);
         self.succession.borrows_from = None;
         notify::speak();
         self.tell_status();
-        self.take_bequests(bequeathed);
+        column.map(|column| self.take_bequests(column));
         self.binder.own();
         if let Some(socket) = &mut self.socket {
             socket.own();
@@ -118,7 +120,7 @@ impl Office {
     /// It is gone: what it held is free, and what it has counted stays.
     fn lose_elder(&mut self, place: usize, last: Option<Report>) {
         // Flows that it gave out and still held; nor is anybody else left to speak to the service manager.
-        self.come_into_own(place, false);
+        self.come_into_own(place);
         let elder = self.succession.elders.remove(place);
         let (generation, pid) = (elder.report.generation, elder.report.pid);
         let column = Column::new(elder.report.column);

@@ -10,6 +10,7 @@ use crate::handoff::{BackendShared, Holdings, MovingFlow};
 use crate::ids::{End, Nanos, SocketId};
 use crate::office::Office;
 use crate::office::counting::KEY_OF_PROCESS;
+use crate::sys::shares::Column;
 
 use super::accounts::{key_of_backend, key_of_listener, key_of_pool};
 use super::words::{FlowState, Word};
@@ -90,9 +91,9 @@ impl Office {
         }
     }
 
-    /// What the process before counts stays in the totals, and becomes this one's share when that lets go; what it does not
-    /// count here is counted anew. One that is not placed gives its units back out of that share, so that the process before
-    /// finds them again if this one comes to nothing.
+    /// What the process before counts stays in the totals, and becomes this one's share when that has let go or is gone; what
+    /// it does not count here is counted anew. One that is not placed gives its units back out of that share, so that the
+    /// process before finds them again if this one comes to nothing.
     fn count_flow(&mut self, flow: &FlowState, placed: Option<&MovingFlow>) {
         if !self.registry.counting.is_inherited() {
             if let Some(moving) = placed {
@@ -171,18 +172,12 @@ impl Office {
         })
     }
 
-    /// What flows of the process before hold is this process's share now. `bequeathed`: that takes it off its own share; else
-    /// it is gone with them in its share, which is taken off the totals as a whole.
-    pub(super) fn take_bequests(&mut self, bequeathed: bool) {
+    /// What flows of the process before hold is this process's share now, and no more that one's: whether it goes on or is
+    /// gone, and when it crashes is the same. What is left in its share is its sessions'.
+    pub(super) fn take_bequests(&mut self, before: Column) {
         for (key, units) in std::mem::take(&mut self.succession.bequests) {
-            let Some(count) = self.registry.counting.known(&key) else {
-                continue;
-            };
-            for _ in 0..units {
-                match bequeathed {
-                    true => count.inherit(),
-                    false => count.reserve_anyway(),
-                }
+            if let Some(count) = self.registry.counting.known(&key) {
+                count.take_over(before, units);
             }
         }
     }

@@ -310,10 +310,6 @@ async fn what_flows_hold_changes_hands_once_whoever_else_ends_meanwhile() {
     assert_eq!(totals(&old), [2; 4]);
     before.say(&Word::Yours, &[]);
     hears(&mut office).await;
-    for count in &old {
-        count.bequeath();
-        count.bequeath();
-    }
     assert_eq!(totals(&old), [2; 4]);
     assert_eq!(used(&office), [2; 4]);
     drop(before);
@@ -321,8 +317,15 @@ async fn what_flows_hold_changes_hands_once_whoever_else_ends_meanwhile() {
     assert_eq!(totals(&old), [0; 4]);
 }
 
+/// Whether it crashes before it has let go, or when it has said so and done nothing else yet.
 #[tokio::test(flavor = "current_thread")]
-async fn flows_of_a_process_that_crashes_before_it_lets_go_are_counted_once() {
+async fn flows_of_a_process_that_crashes_while_it_lets_go_are_counted_once() {
+    for says_so in [false, true] {
+        crashes(says_so).await;
+    }
+}
+
+async fn crashes(says_so: bool) {
     let folder = tempfile::tempdir().unwrap();
     let mut before = Before::new();
     before.has_flow(&keys()[0]);
@@ -330,7 +333,16 @@ async fn flows_of_a_process_that_crashes_before_it_lets_go_are_counted_once() {
     // And one that finds no place here.
     before.has_flow("backend\nmain\ngone\n127.0.0.1:10");
     let old = counts(&mut before);
+    // A session that it keeps.
+    old[1].reserve_anyway();
     let mut office = before.succeeded(&admin_at(folder.path()), true).await;
+    assert_eq!(totals(&old), [2, 3, 2, 2]);
+    if says_so {
+        before.say(&Word::Yours, &[]);
+        hears(&mut office).await;
+        assert!(office.succession.has_elders());
+        assert_eq!(totals(&old), [2, 3, 2, 2]);
+    }
     drop(before);
     hears(&mut office).await;
     assert!(!office.succession.has_elders());
@@ -339,6 +351,27 @@ async fn flows_of_a_process_that_crashes_before_it_lets_go_are_counted_once() {
     assert_eq!(totals(&old), [2; 4]);
     office.leave().await.unwrap();
     assert_eq!(totals(&old), [0; 4]);
+}
+
+/// The next one could not tell what is whose.
+#[tokio::test(flavor = "current_thread")]
+async fn an_upgrade_begins_when_the_process_before_has_let_go() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut before = Before::new();
+    before.has_flow(&keys()[0]);
+    let old = counts(&mut before);
+    let mut office = before.succeeded(&admin_at(folder.path()), true).await;
+    let (asker, mut answer) = tokio::sync::oneshot::channel();
+    office.begin_upgrade(Some(asker));
+    assert!(answer.try_recv().is_err(), "it has begun, or was refused");
+    before.say(&Word::Yours, &[]);
+    hears(&mut office).await;
+    assert_eq!(old[0].used(), 1);
+    let refused = answer.try_recv().expect("an answer");
+    let refused = format!("{:?}", refused.unwrap_err());
+    assert!(refused.contains("nobody to start another one"), "{refused}");
+    drop(before);
+    office.leave().await.unwrap();
 }
 
 #[tokio::test(flavor = "current_thread")]

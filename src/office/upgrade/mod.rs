@@ -31,8 +31,10 @@
 //! # What is shared
 //!
 //! Limits are counted on lines of a memfd (`sys::shares`): a total, held against the limit, and a share for each living
-//! process. When a process is gone without having given its share back, the newest takes that off. A successor that does not
-//! know the layout counts for itself and says so. Who waits for a place in an older process goes first
+//! process. When a process is gone without having given its share back, the newest takes that off. What flows hold goes over
+//! with them: the successor alone moves it from one share to the other, in one step when the process before has let go or is
+//! gone, so that a crash at any moment leaves the totals right. A successor that does not know the layout counts for itself
+//! and says so. Who waits for a place in an older process goes first
 //! (`handoff::Seniors`): the newest looks every few milliseconds while older ones live, since nobody rings across processes.
 //! Verdicts and breakers go over as they are at `Estate` and are each process's own from then on, since each has a prober
 //! for its sessions. Both count time from the same origin.
@@ -69,8 +71,9 @@ mod tests;
 
 use std::time::SystemTime;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
+use crate::office::demands::Answer;
 use crate::sys::keeper::Keeper;
 use crate::sys::shares::Column;
 
@@ -158,6 +161,8 @@ pub struct Succession {
     bequests: std::collections::BTreeMap<String, u32>,
     /// The generation before, while it may still go on in this one's place.
     borrows_from: Option<u32>,
+    /// Who asked for a successor meanwhile.
+    postponed: Vec<Option<oneshot::Sender<Answer>>>,
     pub family: Family,
 }
 
@@ -181,6 +186,7 @@ impl Succession {
             heard,
             bequests: std::collections::BTreeMap::new(),
             borrows_from: None,
+            postponed: Vec::new(),
             family: Family {
                 generation,
                 ..Family::default()

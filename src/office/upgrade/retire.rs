@@ -30,6 +30,8 @@ impl Office {
             Some(grace) => self.ends_of(grace),
         };
         self.drain_until(from, until).await;
+        // Its last numbers are of before it gave flows out.
+        self.report(since);
         let mut asked = false;
         let mut reported = Instant::now();
         loop {

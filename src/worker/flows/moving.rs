@@ -145,7 +145,7 @@ impl<K: Kernel> Worker<K> {
         self.flows.paused.clear();
     }
 
-    /// It lives on elsewhere: nothing ends here, and what it holds of limits goes along.
+    /// It lives on elsewhere: nothing ends here. What it holds of limits the successor takes over by itself.
     fn forget(&mut self, flow: FlowKey) {
         self.kernel.close_flow(flow);
         self.flows.timers.clear(flow.slot);
@@ -154,25 +154,11 @@ impl<K: Kernel> Worker<K> {
         };
         let worker = self.world.worker;
         tenant.listener.of(worker).flows_active.sub(1);
-        if tenant.listener_reserved {
-            tenant.listener.capacity.bequeath();
-        }
         if let Some(backend) = tenant.backend.take() {
             backend.of(worker).active.fetch_sub(1, Ordering::Relaxed);
-            if tenant.backend_reserved {
-                backend.capacity.bequeath();
-            }
             if let Some(trial) = tenant.trial {
                 backend.verdict.breaker.trial_void(trial);
             }
-        }
-        if tenant.process_reserved {
-            self.process.bequeath();
-        }
-        if tenant.pool_reserved
-            && let Some(pool) = self.world.pool(tenant.pool)
-        {
-            pool.shared.flows.bequeath();
         }
         if let Some(place) = tenant.source {
             self.hatches.sources.release(place);
