@@ -1,20 +1,20 @@
-//! Two hundred reloads under load (a thousand with `RINGWAY_SOAK`), each changing something of fourteen kinds: no client
-//! fails, a session from before the first one still carries its bytes, memory and descriptors stay flat, and what the file
-//! says is what happens.
+//! Two hundred reloads under load (a thousand with `RINGWAY_SOAK`), each changing something of many kinds: no client fails,
+//! sessions from before the first one still carry their bytes, no flow moves or is left without an answer, memory and
+//! descriptors stay flat, and what the file says is what happens.
 #![allow(clippy::unwrap_used)]
 
 mod support;
 
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread;
 use std::time::Duration;
 
 use support::backends::{Backend, read_line};
+use support::datagrams::{Echo, ask, client};
+use support::load::{Load, exchange};
 use support::ringway::{Ringway, Setup, listener, pool, pool_with, single};
 use support::wait::{seconds, until};
-use support::{alone, net, pattern, process, soak};
+use support::{alone, net, process, soak};
 
 const ALGORITHMS: [&str; 6] = [
     "round-robin",
@@ -31,9 +31,65 @@ struct Parts {
     extra: SocketAddr,
     range: SocketAddr,
     backends: Vec<Backend>,
+    datagrams: SocketAddr,
+    more_datagrams: SocketAddr,
+    echos: Vec<Echo>,
 }
 
 impl Parts {
+    fn new() -> Parts {
+        Parts {
+            main: net::free_address(),
+            extra: net::free_address(),
+            range: net::free_range(4),
+            backends: (0..4).map(|_| Backend::echo()).collect(),
+            datagrams: net::free_address(),
+            more_datagrams: net::free_address(),
+            echos: ["a", "b", "c"].map(Echo::named).into(),
+        }
+    }
+
+    /// What the `n`-th configuration says is so.
+    fn serve(&self, n: usize) {
+        if n % 3 == 1 {
+            round_trip(self.extra).expect("the new listener serves");
+        }
+        if n % 24 == 13 {
+            let answer = ask(&client(self.more_datagrams), b"?").expect("the new listener serves");
+            assert_eq!(answer.len(), 2);
+        }
+        let last = self.range.port() + (n % 4) as u16;
+        round_trip((self.range.ip(), last).into()).expect("the last port of the range");
+        if n % 4 < 3 {
+            let beyond = (self.range.ip(), last + 1).into();
+            net::try_connect(beyond).expect_err("a port that the range no longer has");
+        }
+    }
+
+    /// Two of three backends in turn: a flow stays at one that is not among them. And a listener that comes and goes.
+    fn datagram_config(&self, n: usize) -> String {
+        let front = |name: &str, address: SocketAddr| {
+            listener(name, address, "datagrams").trim_end().to_owned() + "\nprotocol = \"udp\"\n\n"
+        };
+        let mut text = front("datagrams", self.datagrams);
+        if n % 2 == 1 {
+            text += &front("more-datagrams", self.more_datagrams);
+        }
+        let members: Vec<_> = (0..2)
+            .map(|i| {
+                let index = (n / 5 + i) % self.echos.len();
+                let address = self.echos[index].address.to_string();
+                (["a", "b", "c"][index], address, "")
+            })
+            .collect();
+        let lines = format!("algorithm = \"{}\"", ALGORITHMS[n % ALGORITHMS.len()]);
+        let tables = format!(
+            "[pool.health]\nkind = \"none\"\n[pool.udp]\nidle_timeout = \"{}s\"\n",
+            60 + n % 3
+        );
+        text + &pool_with("datagrams", &lines, &tables, &members)
+    }
+
     /// The `n`-th configuration; consecutive ones differ in several respects: listeners that come and go, ranges of ports,
     /// limits of clients, algorithm, attempts, timeouts, waiting, members, their limits, weights and tiers, checks, breakers,
     /// warm connections. Every twelfth has the same listeners, and none of the last three.
@@ -86,107 +142,79 @@ impl Parts {
         if n % 4 == 2 {
             tables += "[pool.warm]\nsize = 2\n";
         }
-        text + &pool_with("main", &lines, &tables, &members)
+        text + &pool_with("main", &lines, &tables, &members) + &self.datagram_config(n)
     }
 }
 
-fn round_trip(address: SocketAddr, number: u64) -> io::Result<()> {
+fn round_trip(address: SocketAddr) -> io::Result<()> {
     let stream = net::try_connect(address)?;
-    let mut sent = vec![0; 500];
-    pattern::fill(number, 0, &mut sent);
-    let mut answer = vec![0; 500];
-    let mut stream = &stream;
-    stream.write_all(&sent)?;
-    stream.read_exact(&mut answer)?;
-    if answer == sent {
-        Ok(())
-    } else {
-        Err(io::Error::other("a wrong answer"))
-    }
+    exchange(&stream, &[7; 500])
 }
 
 #[test]
 fn many_reloads_under_load() {
     let _alone = alone();
-    let reloads = if soak() { 1_000 } else { 200 };
-    let parts = Parts {
-        main: net::free_address(),
-        extra: net::free_address(),
-        range: net::free_range(4),
-        backends: (0..4).map(|_| Backend::echo()).collect(),
-    };
-    let mut ringway = Setup::new(parts.config(0)).workers(2).start();
-    let mut old = net::connect(parts.main);
-    let mut position = 0;
-    let mut speak = |old: &mut std::net::TcpStream| {
-        let mut piece = vec![0; 4_000];
-        pattern::fill(1, position, &mut piece);
-        old.write_all(&piece).expect("the old session takes bytes");
-        old.read_exact(&mut piece)
-            .expect("the old session gives bytes");
-        pattern::check(1, position, &piece).expect("its own bytes");
-        position += 4_000;
-    };
-    speak(&mut old);
+    for (workers, reloads) in [(1, 60), (2, 200)] {
+        reload_under_load(workers, if soak() { 5 * reloads } else { reloads });
+    }
+}
 
-    let stop = AtomicBool::new(false);
-    let (served, failed) = (AtomicU64::new(0), AtomicU64::new(0));
+fn reload_under_load(workers: usize, reloads: usize) {
+    let parts = Parts::new();
+    let mut ringway = Setup::new(parts.config(0)).workers(workers).start();
+    // From before the first one, to the last: nobody comes in their place.
+    let stay = Load::on(parts.main, 0, 4);
+    let load = Load::on(parts.main, 4, 0).and_flows(parts.datagrams, 3);
+    load.goes_on(100);
     let mut memory = Vec::new();
     let mut descriptors = Vec::new();
-    thread::scope(|scope| {
-        for _ in 0..4 {
-            scope.spawn(|| {
-                while !stop.load(Ordering::SeqCst) {
-                    let number = served.fetch_add(1, Ordering::SeqCst);
-                    if let Err(error) = round_trip(parts.main, number) {
-                        eprintln!("client {number} failed: {error}");
-                        failed.fetch_add(1, Ordering::SeqCst);
-                    }
-                }
-            });
+    for n in 1..=reloads {
+        if n % 10 == 7 {
+            ringway.rewrite(parts.config(n).replace("weight =", "wieght ="));
+            assert!(!ringway.reload(), "reload {n} is invalid");
+        } else {
+            ringway.rewrite(parts.config(n));
+            assert!(ringway.reload(), "reload {n}: {}", ringway.stderr());
+            parts.serve(n);
         }
-        for n in 1..=reloads {
-            if n % 10 == 7 {
-                ringway.rewrite(parts.config(n).replace("weight =", "wieght ="));
-                assert!(
-                    !ringway.reload(),
-                    "reload {n} is invalid and must be refused"
-                );
-            } else {
-                ringway.rewrite(parts.config(n));
-                assert!(ringway.reload(), "reload {n}: {}", ringway.stderr());
-                if n % 3 == 1 {
-                    round_trip(parts.extra, 1).expect("the new listener serves");
-                }
-                let last = parts.range.port() + (n % 4) as u16;
-                round_trip((parts.range.ip(), last).into(), 2).expect("the last port of the range");
-                if n % 4 < 3 {
-                    let beyond = (parts.range.ip(), last + 1).into();
-                    net::try_connect(beyond).expect_err("a port that the range no longer has");
-                }
-            }
-            speak(&mut old);
-            // Every twelfth configuration has the same listeners.
-            if n % 12 == 0 {
-                memory.push(process::resident_kib(ringway.pid()));
-                let found = process::settled_descriptors(ringway.pid());
-                descriptors.push(found.all - found.sockets);
-            }
+        stay.goes_on(4);
+        // Every twelfth configuration has the same listeners.
+        if n % 12 == 0 {
+            memory.push(process::resident_kib(ringway.pid()));
+            let found = process::settled_descriptors(ringway.pid());
+            descriptors.push(found.all - found.sockets);
         }
-        stop.store(true, Ordering::SeqCst);
-    });
-    assert_eq!(failed.load(Ordering::SeqCst), 0, "of {served:?} clients");
+    }
+    load.goes_on(100);
+    assert_eq!(stay.sessions(), 4);
+    stay.end();
+    let done = load.end();
     println!(
-        "{reloads} reloads, {served:?} sessions, none failed; KiB {memory:?}, descriptors but sockets {descriptors:?}"
+        "{workers} workers, {reloads} reloads, {done:?}, nobody failed; KiB {memory:?}, descriptors but sockets {descriptors:?}"
     );
-    assert!(
-        served.load(Ordering::SeqCst) > 2_000,
-        "only {served:?} clients"
-    );
-    speak(&mut old);
-    drop(old);
+    assert!(done.sessions > 10 * reloads as u64, "{done:?}");
     ringway.wait_empty();
-    // The first tenth is warming up; after that nothing may grow.
+    let metrics = ringway.metrics();
+    for nothing in [
+        "ringway_refused_total",
+        "ringway_udp_flows_moved_total",
+        "ringway_udp_drops_total",
+    ] {
+        assert_eq!(metrics.sum(nothing, &[]), 0.0, "{nothing}");
+    }
+    is_flat(&memory, &descriptors);
+    ringway.rewrite(parts.config(12));
+    assert!(ringway.reload());
+    let one = process::descriptors(ringway.pid()).sockets;
+    ringway.rewrite(parts.config(24));
+    assert!(ringway.reload());
+    until(seconds(5), "sockets of listeners are as before", || {
+        process::descriptors(ringway.pid()).sockets <= one
+    });
+}
+
+/// The first tenth is warming up; after that nothing may grow.
+fn is_flat(memory: &[u64], descriptors: &[usize]) {
     let (early, late) = (memory[2], memory[memory.len() - 1]);
     assert!(
         late <= early + early / 10 + 2_048,
@@ -197,14 +225,6 @@ fn many_reloads_under_load() {
         late <= early + 4,
         "descriptors but sockets over the reloads: {descriptors:?}"
     );
-    ringway.rewrite(parts.config(12));
-    assert!(ringway.reload());
-    let one = process::descriptors(ringway.pid()).sockets;
-    ringway.rewrite(parts.config(24));
-    assert!(ringway.reload());
-    until(seconds(5), "sockets of listeners are as before", || {
-        process::descriptors(ringway.pid()).sockets <= one
-    });
 }
 
 /// A refused reload changes nothing and says why where people look.

@@ -6,8 +6,8 @@ mod support;
 
 #[path = "upgrade/anew.rs"]
 mod anew;
-#[path = "upgrade/load.rs"]
-mod load;
+#[path = "upgrade/hundred.rs"]
+mod hundred;
 #[path = "upgrade/service.rs"]
 mod service;
 #[path = "upgrade/undone.rs"]
@@ -25,14 +25,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use load::{Load, exchange};
 use service::{Service, children, is_alive};
 use support::backends::Backend;
 use support::events::EventStream;
+use support::load::{Load, exchange};
 use support::pattern;
 use support::ringway::{PROGRAM, Setup, listener, pool, pool_with, single};
 use support::wait::{seconds, until};
-use support::{alone, net, process, soak};
+use support::{alone, net, process};
 
 const GLOBAL: &str = "workers = 2\npin = \"off\"\nshutdown_grace = \"2s\"\n";
 
@@ -60,15 +60,9 @@ fn under_a_steady_load_nobody_notices() {
     let load = Load::on(address, 3, 4);
     let mut made = 1;
     for upgrade in 1..=3 {
-        let before = load.rounds();
-        until(seconds(10), "the load goes on", || {
-            load.rounds() > before + 300
-        });
-        let pid = match upgrade {
-            2 => service.upgrade_by_signal(),
-            _ => service.upgrade(),
-        };
-        assert_eq!(service.generation(), upgrade + 1);
+        load.goes_on(300);
+        let pid = upgrade_in_turn(&mut service, upgrade);
+        assert_eq!(service.generation(), upgrade as u64 + 1);
         let mut by_path = UnixStream::connect(&front).unwrap();
         std::io::Write::write_all(&mut by_path, b"x").unwrap();
         by_path.read_exact(&mut [0; 1]).expect("served by its path");
@@ -79,10 +73,7 @@ fn under_a_steady_load_nobody_notices() {
         let names: Vec<String> = children(pid).into_iter().map(|(_, name)| name).collect();
         assert_eq!(names, ["keeper"]);
     }
-    let before = load.rounds();
-    until(seconds(10), "the load goes on", || {
-        load.rounds() > before + 300
-    });
+    load.goes_on(300);
     // From before the first upgrade, and whole to the end.
     let sending = old.try_clone().unwrap();
     let total = 8 << 20;
@@ -97,7 +88,7 @@ fn under_a_steady_load_nobody_notices() {
     }
     sender.join().unwrap();
     drop(old);
-    made += load.end();
+    made += load.end().sessions;
     service.wait_living(1);
     until(seconds(5), "every session is counted once", || {
         let metrics = service.ringway.metrics();
@@ -139,10 +130,7 @@ fn one_limit_holds_over_all_generations() {
     drop(held.remove(0));
     until(seconds(5), "the load has a place", || load.rounds() > 200);
     service.upgrade();
-    let before = load.rounds();
-    until(seconds(5), "the load goes on", || {
-        load.rounds() > before + 200
-    });
+    load.goes_on(200);
     assert_eq!(backend.peak(), 4);
     // One generation is killed: what it held is free again, and not more.
     let first = service.first();
@@ -165,6 +153,14 @@ fn one_limit_holds_over_all_generations() {
     let all: Vec<TcpStream> = (0..4).map(|_| open(address)).collect();
     drop(all);
     service.stop();
+}
+
+/// By the command, or every third time by SIGUSR2.
+fn upgrade_in_turn(service: &mut Service, n: usize) -> u32 {
+    match n % 3 {
+        2 => service.upgrade_by_signal(),
+        _ => service.upgrade(),
+    }
 }
 
 /// Puts another program at the path that the service was started by.
@@ -240,10 +236,6 @@ fn a_successor_that_comes_to_nothing_changes_nothing() {
     let failed = [("result", "failed")];
     let metrics = service.ringway.metrics();
     assert_eq!(metrics.sum("ringway_upgrades_total", &failed), 6.0);
-    if soak() {
-        replace(&link, &script(folder.path(), "hangs", "exec sleep 60"));
-        refused(&service, 4, &["not ready within 15s"]);
-    }
     // The program is mended, and the same process can be upgraded.
     replace(&link, Path::new(PROGRAM));
     service.upgrade();
@@ -552,39 +544,4 @@ fn an_old_generation_leaves_the_sockets_of_datagrams_alone() {
     service.stop();
     stop.store(true, Ordering::SeqCst);
     thread.join().unwrap();
-}
-
-/// A hundred upgrades under a steady load, memory and descriptors flat.
-#[test]
-fn a_hundred_upgrades() {
-    let _alone = alone();
-    let upgrades = if soak() { 100 } else { 5 };
-    let backend = Backend::echo();
-    let address = net::free_address();
-    let mut service = Service::start(setup(single(address, backend.address)));
-    let old = open(address);
-    let load = Load::on(address, 3, 0);
-    let mut seen = Vec::new();
-    for n in 0..upgrades {
-        let pid = service.upgrade();
-        let before = load.rounds();
-        until(seconds(10), "the load goes on", || {
-            load.rounds() > before + 50
-        });
-        exchange(&old, b"from before the first").expect("the first session lives");
-        // The first generation and the newest.
-        service.wait_living(2);
-        if n % 10 == 4 {
-            let descriptors = process::settled_descriptors(pid).all;
-            seen.push((process::resident_kib(pid), descriptors));
-        }
-    }
-    load.end();
-    println!("memory in KiB, descriptors: {seen:?}");
-    let (first, last) = (seen[0], seen[seen.len() - 1]);
-    assert!(last.0 < first.0 + first.0 / 5, "memory grows: {seen:?}");
-    assert!(last.1 <= first.1 + 8, "descriptors grow: {seen:?}");
-    drop(old);
-    service.wait_living(1);
-    service.stop();
 }

@@ -107,6 +107,7 @@ fn draining_under_load_costs_nobody_anything() {
                 served.load(Ordering::SeqCst) > from + 100
             });
             assert_eq!(servers[turn % 3].accepted(), before, "{name} drains");
+            assert!(servers[turn % 3].active() > 0, "{name} keeps its long ones");
             scene.set(name, &json!({ "weight": 50 + turn }));
             scene.set(name, &json!({ "admin": "ready" }));
         }

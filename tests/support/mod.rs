@@ -13,6 +13,7 @@ pub mod events;
 pub mod frozen;
 pub mod greeted;
 pub mod http;
+pub mod load;
 pub mod metrics;
 pub mod namespace;
 pub mod net;

@@ -1,16 +1,15 @@
-//! Reloads under load, and floods that end: flows and sockets stay, nothing is left behind, nobody spins.
+//! Reloads and floods that end: sockets stay, nothing is left behind, nobody spins. (Flows under many reloads: tests/reload.rs.)
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::support::datagrams::{Echo, ask, client};
 use super::support::ringway::{Ringway, Setup};
 use super::support::wait::{seconds, until};
 use super::support::{alone, net, process, soak};
-use super::{body, flows, pattern_bytes, start, udp_listener};
+use super::{body, flows, start, udp_listener};
 
 /// The sockets that the process has bound to this address, by their numbers in the kernel, in the order of its list.
 fn group(pid: u32, address: SocketAddr) -> BTreeSet<u64> {
@@ -74,83 +73,6 @@ fn the_sockets_of_an_address_are_bound_once_and_stay() {
         all.extend(workers);
     }
     assert_eq!(all.len(), 2, "sixteen clients, all at one worker");
-}
-
-#[test]
-fn two_hundred_reloads_under_load_disturb_no_flow() {
-    let _alone = alone();
-    for workers in [1, 2] {
-        reload_under_load(workers, if soak() { 1_000 } else { 200 });
-    }
-}
-
-/// One sender's eight flows, until it is over: each datagram is answered, always by the same backend.
-fn ask_and_ask(front: SocketAddr, sender: u64, over: &AtomicBool, asked: &AtomicU64) {
-    let sockets: Vec<_> = (0..8).map(|_| client(front)).collect();
-    let mut homes: Vec<Option<u8>> = vec![None; sockets.len()];
-    let mut round = 0;
-    while !over.load(Ordering::Relaxed) {
-        round += 1;
-        for (n, socket) in sockets.iter().enumerate() {
-            let question = pattern_bytes(sender << 40 | (n as u64) << 32 | round, 200);
-            let answer = ask(socket, &question).expect("no datagram is lost");
-            assert!(answer[1..] == question, "another flow's");
-            let home = homes[n].get_or_insert(answer[0]);
-            assert_eq!(*home, answer[0], "a reload moved a flow");
-        }
-        asked.fetch_add(sockets.len() as u64, Ordering::Relaxed);
-    }
-}
-
-fn reload_under_load(workers: usize, reloads: u32) {
-    let (a, b) = (Echo::named("a"), Echo::named("b"));
-    let (front, second) = (net::free_address(), net::free_address());
-    let text = |round: u32| {
-        let backends = [("a", a.address), ("b", b.address)];
-        let timeout = format!("[pool.udp]\nidle_timeout = \"{}s\"", 60 + round % 3);
-        let extra = match round % 2 {
-            0 => String::new(),
-            _ => udp_listener("second", second, "p"),
-        };
-        extra + &body(front, &timeout, &backends)
-    };
-    let mut ringway = Setup::new(text(0)).workers(workers).start();
-    let (over, asked) = (AtomicBool::new(false), AtomicU64::new(0));
-    std::thread::scope(|scope| {
-        for sender in 0..4_u64 {
-            let (over, asked) = (&over, &asked);
-            scope.spawn(move || ask_and_ask(front, sender, over, asked));
-        }
-        let reloaded = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            until(seconds(20), "all flows are there", || {
-                flows(&ringway) == 32.0
-            });
-            let before = process::settled_descriptors(ringway.pid());
-            let mut memory = 0;
-            for round in 1..=reloads {
-                ringway.rewrite(text(round));
-                assert!(ringway.reload(), "{}", ringway.stderr());
-                if round == reloads / 4 {
-                    memory = process::resident_kib(ringway.pid());
-                }
-            }
-            let grown = process::resident_kib(ringway.pid()).saturating_sub(memory);
-            println!(
-                "{workers} workers: {reloads} reloads, {} datagrams answered meanwhile, {grown} KiB more",
-                asked.load(Ordering::Relaxed)
-            );
-            // The last one leaves the text of the first, so the same is open.
-            until(seconds(20), "no descriptor is left behind", || {
-                process::settled_descriptors(ringway.pid()).all <= before.all
-            });
-            assert!(grown < 8_192, "{grown} KiB more");
-        }));
-        over.store(true, Ordering::Relaxed);
-        if let Err(panic) = reloaded {
-            std::panic::resume_unwind(panic);
-        }
-    });
-    assert_eq!(ringway.metric("ringway_udp_flows_moved_total"), 0.0);
 }
 
 /// The share of one core that the process uses.

@@ -9,17 +9,17 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ringway::sys::link;
 use serde_json::{Value, json};
 
-use super::load::exchange;
-use super::service::{Service, is_alive};
+use super::service::{Service, children, is_alive};
 use super::support::backends::Backend;
+use super::support::load::{Load, exchange};
 use super::support::ringway::{PROGRAM, listener, pool};
 use super::support::wait::{seconds, until};
-use super::support::{alone, net};
+use super::support::{alone, http, net};
 use super::{ask, mirror, open, replace, script, setup};
 
 const ROLE: &str = "RINGWAY_FAKE_ROLE";
@@ -35,6 +35,9 @@ fn fake_successor() {
         return;
     };
     let link = link::inherited(3).expect("the link of a successor");
+    if role == "mute" {
+        stand_still();
+    }
     link::set_waiting(link.as_fd(), true, Some(seconds(10))).unwrap();
     let reader = link::Reader::default();
     let mut other = Other { link, reader };
@@ -54,14 +57,25 @@ fn fake_successor() {
             flows += some["flows"].as_array().unwrap().len();
         } else if word.get("Go").is_some() {
             println!("fake: go with {flows} flows");
-            if role == "after-go" {
-                std::thread::sleep(HOLDS);
-                std::process::exit(9);
+            match role.as_str() {
+                "after-go" => {
+                    std::thread::sleep(HOLDS);
+                    std::process::exit(9);
+                }
+                "mute-after-go" => stand_still(),
+                _ => {}
             }
             other.say(&json!("Serving"));
         } else if word == "Yours" {
             std::process::exit(9);
         }
+    }
+}
+
+/// Until it is ended.
+fn stand_still() -> ! {
+    loop {
+        std::thread::sleep(seconds(60));
     }
 }
 
@@ -341,4 +355,70 @@ fn links_to_older_generations_are_handed_over_or_nothing_is() {
     drop(held);
     service.wait_living(1);
     service.stop();
+}
+
+/// One never says a word; the other has been given everything, and does not serve.
+#[test]
+fn who_is_not_ready_within_fifteen_seconds_is_ended_and_whoever_asked_is_told() {
+    std::thread::scope(|scope| {
+        for role in ["mute", "mute-after-go"] {
+            scope.spawn(move || is_late(role));
+        }
+    });
+}
+
+fn is_late(role: &str) {
+    let (backend, (datagrams, thread, stop)) = (Backend::echo(), mirror());
+    let (address, front) = (net::free_address(), net::free_address());
+    let udp = listener("udp", front, "udp").trim_end().to_owned() + "\nprotocol = \"udp\"\n\n";
+    let body = listener("main", address, "main")
+        + &udp
+        + &pool("main", "", &[("only", backend.address)])
+        + &pool("udp", "", &[("only", datagrams)]);
+    let program = Program::new();
+    let mut service = Service::start(setup(body).program(program.path()));
+    let (first, socket) = (service.first(), service.ringway.folder().join("admin.sock"));
+    let keeper = children(first)[0].0;
+    let flow = client(front);
+    flow.set_read_timeout(Some(seconds(20))).unwrap();
+    let seen = ask(&flow, 0);
+    let stays = Load::on(address, 0, 2);
+    program.is_fake(role, first);
+    let began = Instant::now();
+    std::thread::scope(|scope| {
+        let commanded = scope.spawn(|| service.ask());
+        let posted = scope.spawn(|| http::over_socket(&socket, "POST", "/v1/upgrade", "").unwrap());
+        until(seconds(10), "it has begun", || children(keeper).len() == 1);
+        std::thread::sleep(seconds(1));
+        let (code, _) = http::over_socket(&socket, "POST", "/v1/reload", "").unwrap();
+        assert_eq!(code, 409, "{role}: a reload meanwhile");
+        stays.goes_on(20);
+        // They are answered now or wait, and nobody is refused.
+        let newcomer = net::connect(address);
+        assert_eq!(ask(&flow, 1), seen, "{role}: another socket");
+        exchange(&newcomer, b"hello").expect("served now or afterwards");
+        let (commanded, (code, said)) = (commanded.join().unwrap(), posted.join().unwrap());
+        let took = began.elapsed();
+        refused(&commanded, "the successor was not ready within 15s");
+        assert_eq!(commanded.status.code(), Some(4), "{role}");
+        assert_eq!(code, 504, "{role}: {said}");
+        assert!(said.to_string().contains("not ready within 15s"), "{said}");
+        assert!(took > seconds(14) && took < seconds(19), "{role}: {took:?}");
+    });
+    assert_eq!((service.newest(), service.generation()), (first, 1));
+    assert!(children(keeper).is_empty(), "{role}: it is ended");
+    assert_eq!(ask(&flow, 2), seen, "{role}: another socket");
+    open(address);
+    let metrics = service.ringway.metrics();
+    let failed = [("result", "failed")];
+    assert_eq!(metrics.sum("ringway_upgrades_total", &failed), 1.0);
+    assert_eq!(metrics.sum("ringway_udp_drops_total", &[]), 0.0);
+    program.is_real();
+    service.upgrade();
+    assert_eq!(ask(&flow, 3), seen, "{role}: another socket");
+    stays.end();
+    service.wait_living(1);
+    service.stop();
+    stop.store(true, Ordering::SeqCst);
+    thread.join().unwrap();
 }
