@@ -166,6 +166,7 @@ fn reload_under_load(workers: usize, reloads: usize) {
     let stay = Load::on(parts.main, 0, 4);
     let load = Load::on(parts.main, 4, 0).and_flows(parts.datagrams, 3);
     load.goes_on(100);
+    until(seconds(10), "all four are served", || stay.served() == 4);
     let mut memory = Vec::new();
     let mut descriptors = Vec::new();
     for n in 1..=reloads {

@@ -58,6 +58,7 @@ impl BindKey {
 #[derive(Debug)]
 struct Resting {
     id: SocketId,
+    key: BindKey,
     socket: Weak<ListenSocket>,
     address: Address,
     closed_at: Option<Nanos>,
@@ -198,8 +199,9 @@ impl Binder {
             let mut sockets = Vec::with_capacity(listener.binds.len());
             for place in 0..listener.binds.len() {
                 let key = BindKey::new(listener, place);
-                let socket = match self.held.get(&key) {
-                    Some(socket) => Arc::clone(socket),
+                let known = self.held.get(&key).cloned();
+                let socket = match known.or_else(|| self.kept_by_flows(&key)) {
+                    Some(socket) => socket,
                     None => match self.bind(&key, &options).await {
                         Ok(socket) => socket,
                         Err(error) => {
@@ -225,8 +227,10 @@ impl Binder {
                 if !self.store.has(key.is_udp, &key.address) && !self.bequests.borrowed(&key) {
                     remove_file(&socket);
                 }
-                // No worker has seen it.
-                self.free.insert(socket.id.0);
+                // Else no worker has seen it.
+                if !self.rests(socket.id) {
+                    self.free.insert(socket.id.0);
+                }
             }
         }
     }
@@ -249,6 +253,8 @@ impl Binder {
         let keys = prepared.keys.into_iter();
         let kept = keys.map(|(key, (socket, _))| (key, socket)).collect();
         let before = std::mem::replace(&mut self.held, kept);
+        let held: BTreeSet<u16> = self.held.values().map(|socket| socket.id.0).collect();
+        self.resting.retain(|resting| !held.contains(&resting.id.0));
         for (key, socket) in before {
             if !self.held.contains_key(&key) {
                 self.let_go(&key, &socket);
@@ -300,10 +306,25 @@ impl Binder {
         remove_file(socket);
         self.resting.push(Resting {
             id: socket.id,
+            key: key.clone(),
             socket: Arc::downgrade(socket),
             address: socket.address.clone(),
             closed_at: None,
         });
+    }
+
+    /// Sockets for datagrams that a reload gave up and that flows still keep open: when the address comes back, they are its
+    /// own again, under the same number. None can be bound beside them while the last flow lives.
+    fn kept_by_flows(&self, key: &BindKey) -> Option<Arc<ListenSocket>> {
+        let mut resting = self
+            .resting
+            .iter()
+            .filter(|resting| key.is_udp && resting.key == *key);
+        resting.find_map(|resting| resting.socket.upgrade())
+    }
+
+    fn rests(&self, id: SocketId) -> bool {
+        self.resting.iter().any(|resting| resting.id == id)
     }
 
     /// Binds one address, waiting a little for our own workers if they still hold it from before.

@@ -98,6 +98,49 @@ async fn an_address_that_is_just_being_given_up_is_waited_for() {
     letting_go.await.unwrap();
 }
 
+/// Flows keep the sockets of a removed listener open: it gets them back, and its number is nobody else's meanwhile.
+#[tokio::test(flavor = "current_thread")]
+async fn an_address_of_datagrams_gets_back_what_its_flows_keep_open() {
+    let mut binder = Binder::new(2, Vec::new());
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    let none = plan(&[("b", "127.0.0.1:0")]);
+    let with_udp = |bind: &str, other: &str| {
+        let text = format!(
+            "[[pool]]\nname = \"p\"\n[[pool.backend]]\naddress = \"127.0.0.1:1\"\n\
+             [[pool]]\nname = \"u\"\n[[pool.backend]]\naddress = \"127.0.0.1:1\"\n\
+             [[listener]]\nname = \"u\"\nbind = \"{bind}\"\nprotocol = \"udp\"\npool = \"u\"\n\
+             [[listener]]\nname = \"b\"\nbind = \"{other}\"\npool = \"p\"\n"
+        );
+        parse(&text, "test", &|_| None).unwrap()
+    };
+    let port = {
+        let free = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        free.local_addr().unwrap()
+    };
+    let udp = with_udp(&port.to_string(), "127.0.0.1:0");
+    let first = binder.prepare(&udp).await.unwrap();
+    let kept = Arc::clone(&first.sockets[0][0]);
+    binder.commit(first);
+    let without = binder.prepare(&none).await.unwrap();
+    binder.commit(without);
+    let _listens = std::net::TcpListener::bind(&taken).unwrap();
+    let refused = binder.prepare(&with_udp(&port.to_string(), &taken)).await;
+    assert!(refused.is_err());
+    assert!(!binder.free.contains(&kept.id.0), "it is still in use");
+    let again = binder.prepare(&udp).await.unwrap();
+    assert!(Arc::ptr_eq(&again.sockets[0][0], &kept));
+    binder.commit(again);
+    assert!(!binder.rests(kept.id));
+    // Let go of once more, and by everybody: then others are bound.
+    let without = binder.prepare(&none).await.unwrap();
+    binder.commit(without);
+    drop(kept);
+    let fresh = binder.prepare(&udp).await.unwrap();
+    assert_eq!(fresh.sockets[0][0].descriptors.len(), 2);
+    binder.commit(fresh);
+}
+
 #[tokio::test(flavor = "current_thread")]
 async fn a_unix_sockets_file_goes_with_its_listener() {
     let folder = tempfile::tempdir().unwrap();

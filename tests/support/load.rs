@@ -24,6 +24,8 @@ const FLOWS: usize = 8;
 struct Shared {
     stop: AtomicBool,
     sessions: AtomicU64,
+    /// Those that have been answered once.
+    served: AtomicU64,
     rounds: AtomicU64,
     answers: AtomicU64,
     unanswered: AtomicU64,
@@ -104,6 +106,10 @@ impl Load {
 
     pub fn sessions(&self) -> u64 {
         self.shared.sessions.load(Ordering::SeqCst)
+    }
+
+    pub fn served(&self) -> u64 {
+        self.shared.served.load(Ordering::SeqCst)
     }
 
     /// Waits for so many more exchanges, and as many answers of flows if there are some.
@@ -197,6 +203,9 @@ fn visit(stream: &TcpStream, seed: u64, shared: &Shared, stays: bool) -> io::Res
         let mut piece = vec![0; length];
         pattern::fill(seed, at, &mut piece);
         exchange(stream, &piece)?;
+        if at == 0 {
+            shared.served.fetch_add(1, Ordering::SeqCst);
+        }
         at += length as u64;
         shared.rounds.fetch_add(1, Ordering::SeqCst);
         if !stays || shared.is_over() {

@@ -75,6 +75,38 @@ fn the_sockets_of_an_address_are_bound_once_and_stay() {
     assert_eq!(all.len(), 2, "sixteen clients, all at one worker");
 }
 
+/// Its flows live on while the configuration does not have it, with their sockets, and are its own again when it comes back.
+#[test]
+fn a_listener_that_comes_back_has_its_flows_again() {
+    let echo = (Echo::named("a"), Echo::named("b"));
+    let (front, goes) = (net::free_address(), net::free_address());
+    let stays = body(front, "", &[("a", echo.0.address), ("b", echo.1.address)]);
+    let both = udp_listener("goes", goes, "p") + &stays;
+    let mut ringway = Setup::new(both.clone()).workers(2).start();
+    let sockets = group(ringway.pid(), goes);
+    let clients: Vec<_> = (0..3).map(|_| client(goes)).collect();
+    let homes: Vec<_> = clients.iter().map(|it| ask(it, b"1").unwrap()).collect();
+    for _ in 0..5 {
+        ringway.rewrite(stays.clone());
+        assert!(ringway.reload());
+        for (own, home) in clients.iter().zip(&homes) {
+            assert_eq!(&ask(own, b"1").unwrap(), home, "it lives on");
+        }
+        ringway.rewrite(both.clone());
+        assert!(ringway.reload(), "{}", ringway.stderr());
+        assert_eq!(group(ringway.pid(), goes), sockets);
+        for (own, home) in clients.iter().zip(&homes) {
+            assert_eq!(&ask(own, b"1").unwrap(), home, "it is the same");
+        }
+        // Both workers receive: one of them may have had no flow, and closed its socket.
+        for _ in 0..8 {
+            assert_eq!(ask(&client(goes), b"2").unwrap().len(), 2);
+        }
+    }
+    assert_eq!(ringway.metric("ringway_udp_drops_total"), 0.0);
+    assert!(ringway.metric("ringway_udp_flows_total") > 40.0);
+}
+
 /// The share of one core that the process uses.
 fn share_of_a_core(ringway: &Ringway) -> f64 {
     let (before, began) = (process::cpu_time(ringway.pid()), Instant::now());

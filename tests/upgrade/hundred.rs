@@ -23,8 +23,9 @@ const EACH: usize = 2;
 #[track_caller]
 fn settle(address: std::net::SocketAddr, sessions: usize) -> Load {
     let load = Load::on(address, 0, sessions);
-    load.goes_on(20);
-    assert_eq!(load.sessions(), sessions as u64);
+    until(seconds(10), "they are served", || {
+        load.served() == sessions as u64
+    });
     load
 }
 
