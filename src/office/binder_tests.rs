@@ -102,8 +102,8 @@ async fn an_address_that_is_just_being_given_up_is_waited_for() {
 #[tokio::test(flavor = "current_thread")]
 async fn an_address_of_datagrams_gets_back_what_its_flows_keep_open() {
     let mut binder = Binder::new(2, Vec::new());
-    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let taken = taken.local_addr().unwrap().to_string();
+    let listens = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = listens.local_addr().unwrap().to_string();
     let none = plan(&[("b", "127.0.0.1:0")]);
     let with_udp = |bind: &str, other: &str| {
         let text = format!(
@@ -124,7 +124,6 @@ async fn an_address_of_datagrams_gets_back_what_its_flows_keep_open() {
     binder.commit(first);
     let without = binder.prepare(&none).await.unwrap();
     binder.commit(without);
-    let _listens = std::net::TcpListener::bind(&taken).unwrap();
     let refused = binder.prepare(&with_udp(&port.to_string(), &taken)).await;
     assert!(refused.is_err());
     assert!(!binder.free.contains(&kept.id.0), "it is still in use");

@@ -110,7 +110,9 @@ impl Office {
         self.succession.borrows_from = None;
         notify::speak();
         self.tell_status();
-        column.map(|column| self.take_bequests(column));
+        if let Some(column) = column {
+            self.take_bequests(column);
+        }
         self.binder.own();
         if let Some(socket) = &mut self.socket {
             socket.own();
