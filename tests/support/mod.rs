@@ -24,6 +24,7 @@ pub mod ringway;
 pub mod servers;
 pub mod terminal;
 pub mod turns;
+pub mod undisturbed;
 pub mod wait;
 
 // Not every program measures.
