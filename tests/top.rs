@@ -322,6 +322,7 @@ fn rates_sorting_filter_and_sizes() {
     let steady = Steady::start(fleet.front("pg"), Duration::from_millis(15), 20_000);
     let (began, before) = (Instant::now(), steady.served());
     let mut seen = Vec::new();
+    terminal.press("/pg/\r");
     while began.elapsed() < seconds(3) {
         std::thread::sleep(Duration::from_millis(200));
         let (fresh, out) = terminal.find("the rates", |lines| {
@@ -331,7 +332,11 @@ fn rates_sorting_filter_and_sizes() {
         });
         seen.push((fresh, out));
     }
-    let rate = (steady.served() - before) as f64 / began.elapsed().as_secs_f64();
+    let passed = began.elapsed().as_secs_f64();
+    let served = steady.served() - before;
+    terminal.press(ESCAPE);
+    terminal.until("all again", |lines| lines[1].starts_with("200 of 200"));
+    let rate = served as f64 / passed;
     let mean = |of: &dyn Fn(&(f64, f64)) -> f64| {
         // The first looks may be of before.
         let late = &seen[4..];
@@ -343,18 +348,17 @@ fn rates_sorting_filter_and_sizes() {
         "{fresh} shown, {rate} in truth"
     );
     sorts(&mut terminal);
-    // Sorted by bytes out the pool with the work is the first.
-    let out = terminal.find("the busy ones", |lines| {
+    // Sorted by bytes out those with the work are the first.
+    terminal.until("the busy ones", |lines| {
         let rows = table(lines);
-        let busy = rows
-            .iter()
-            .take(8)
-            .all(|row| row["BACKEND"].starts_with("pg/"));
-        busy.then(|| rows.iter().map(|row| amount(&row["OUT/s"])).sum::<f64>())
+        let is_busy =
+            |row: &Cells| row["BACKEND"].starts_with("pg/") && amount(&row["OUT/s"]) > 0.0;
+        rows.first().is_some_and(is_busy)
     });
+    let out = mean(&|(_, out)| *out);
     assert!(
-        out > rate * 20_000.0 * 0.4 && out < rate * 20_000.0 * 2.5,
-        "{out}, {rate} sessions"
+        out > rate * 20_000.0 * 0.6 && out < rate * 20_000.0 * 1.6,
+        "{out} bytes a second, {rate} sessions"
     );
     drop(steady);
     filters(&mut terminal);
@@ -445,6 +449,9 @@ fn sizes(terminal: &mut Terminal) {
     }
     // The last one can be reached on a small screen, too.
     terminal.resize(60, 12);
+    terminal.until("a small screen", |lines| table(lines).len() == 3);
+    // A key in the very moment of a resize may wait for the next one (crossterm 0.29).
+    std::thread::sleep(Duration::from_millis(500));
     terminal.press(END);
     terminal.until("the last", |lines| {
         marked(lines).is_some() && table(lines).len() > 2 && lines[10].starts_with('▌')
@@ -456,7 +463,17 @@ fn leaves_the_terminal_in_order(mut terminal: Terminal, key: &str) {
     assert!(terminal.look(|screen| screen.alternate_screen() && screen.hide_cursor()));
     assert!(!terminal.is_as_before(), "it reads keys one by one");
     terminal.press(key);
-    let status = terminal.ended(seconds(10)).expect("it ends");
+    let Some(status) = terminal.ended(seconds(10)) else {
+        let pid = terminal.pid();
+        let of =
+            |file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+        panic!(
+            "it does not end: {} {}\n{}",
+            of("wchan"),
+            of("status"),
+            terminal.lines().join("\n")
+        );
+    };
     assert_eq!(status.code(), Some(0));
     terminal.until("the screen of before", |_| {
         terminal.look(|screen| !screen.alternate_screen() && !screen.hide_cursor())

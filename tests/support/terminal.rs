@@ -104,11 +104,24 @@ impl Terminal {
         self.look(|screen| screen.rows(0, self.width).collect())
     }
 
+    /// The same when a frame is whole: nothing has come for a moment.
+    fn settled(&self) -> Vec<String> {
+        let mut lines = self.lines();
+        loop {
+            std::thread::sleep(Duration::from_millis(12));
+            let now = self.lines();
+            if now == lines {
+                return now;
+            }
+            lines = now;
+        }
+    }
+
     /// The first value that is found on the screen within some seconds.
     #[track_caller]
     pub fn find<T>(&self, what: &str, look: impl Fn(&[String]) -> Option<T>) -> T {
         let found = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            within(seconds(20), what, || look(&self.lines()))
+            within(seconds(20), what, || look(&self.settled()))
         }));
         found.unwrap_or_else(|_| panic!("{what}:\n{}", self.lines().join("\n")))
     }

@@ -33,7 +33,7 @@ fn two_hundred_backends_in_three_pools_are_clear() {
     for part in [
         " pg ",
         "84/120",
-        "2640",
+        "2.6k",
         "● 84 up",
         "◐ 8 draining",
         "✕ 28 down",
@@ -77,7 +77,7 @@ fn two_hundred_backends_in_three_pools_are_clear() {
         "{}",
         lines[38]
     );
-    for part in ["28", "87.9KiB", "250us"] {
+    for part in ["28", "86.9KiB", "250us"] {
         assert!(
             lines.iter().any(|line| line.contains(part)),
             "{part}: {lines:#?}"
@@ -96,7 +96,7 @@ fn two_hundred_backends_in_three_pools_are_clear() {
 fn a_narrow_terminal_has_fewer_columns_and_none_is_cut() {
     let mut model = model();
     let lines = screen(&mut model, 80, 24);
-    assert!(lines[7].ends_with("WHY"), "{}", lines[7]);
+    assert!(lines[7].contains("  WHY"), "{}", lines[7]);
     assert!(
         lines[8].contains("✕ down") && lines[8].contains("check refused"),
         "{}",
