@@ -7,15 +7,15 @@ mod support;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use support::backends::{Backend, read_line};
+use support::net;
 use support::ringway::{PROGRAM, Ringway, Setup, listener, pool, pool_with, run};
 use support::wait::{seconds, until};
-use support::{net, process};
 
 /// A running balancer, and commands that find it by its configuration.
 struct Scene {
@@ -527,44 +527,10 @@ fn completions_and_the_manual_know_every_command() {
     assert_eq!(said(&output).1.trim(), "maintain man");
 }
 
-/// Under a terminal of its own, made by `script`.
+/// What it does on one is in `top.rs`.
 #[test]
-fn top_shows_the_instance_and_leaves_the_terminal_in_order() {
+fn top_needs_a_terminal() {
     let scene = Scene::start(2, "");
     let refused = scene.fails(&["top"], 2);
     assert!(refused.contains("top needs a terminal"), "{refused}");
-    let socket = scene.socket.to_str().unwrap();
-    let command =
-        format!("stty rows 24 cols 100; {PROGRAM} top --interval 100ms --socket {socket}");
-    let mut terminal = Command::new("script")
-        .args(["-qefc", &command, "/dev/null"])
-        .env("TERM", "xterm")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("script is there");
-    let mut keys = terminal.stdin.take().unwrap();
-    let mut screen = terminal.stdout.take().unwrap();
-    let read = thread::spawn(move || {
-        let mut all = Vec::new();
-        let _ = screen.read_to_end(&mut all);
-        String::from_utf8_lossy(&all).into_owned()
-    });
-    // Nobody tells when a screen has been drawn: some looks are waited for.
-    thread::sleep(Duration::from_millis(800));
-    keys.write_all(b"s/pg2\r").unwrap();
-    thread::sleep(Duration::from_millis(500));
-    keys.write_all(b"q").unwrap();
-    let status = process::wait_exit(&mut terminal, seconds(10)).expect("q ends it");
-    let shown = read.join().unwrap();
-    assert_eq!(status.code(), Some(0), "{shown}");
-    for part in [
-        "pg/pg1",
-        "pg/pg2",
-        "q quit",
-        "\u{1b}[?1049h",
-        "\u{1b}[?1049l",
-    ] {
-        assert!(shown.contains(part), "{part:?} in {shown}");
-    }
 }

@@ -2,6 +2,10 @@
 //! screen, light and dark, by keyboard; nothing from elsewhere, nothing on the console.
 #![allow(clippy::unwrap_used)]
 
+#[path = "dashboard/live.rs"]
+mod live;
+#[path = "dashboard/look.rs"]
+mod look;
 mod support;
 
 use std::net::SocketAddr;
@@ -23,6 +27,7 @@ struct Scene {
     ringway: Ringway,
     front: SocketAddr,
     victim: Backend,
+    patient: Backend,
     _others: Vec<Backend>,
 }
 
@@ -30,6 +35,7 @@ struct Scene {
 fn scene() -> Scene {
     let others: Vec<Backend> = (0..4).map(|n| Backend::named(&format!("b{n}"))).collect();
     let victim = Backend::named("victim");
+    let patient = Backend::named("patient");
     let dead = net::free_address();
     let front = net::free_address();
     let name = |n: usize| format!("web-{n:03}");
@@ -58,7 +64,12 @@ fn scene() -> Scene {
         listener("large", net::free_address(), "large"),
         pool_with("small", "algorithm = \"round-robin\"", CHECKED, &small),
         pool_with("large", "algorithm = \"maglev\"", CHECKED, &many),
-        pool_with("spare", "", CHECKED, &small[..1]),
+        pool_with(
+            "spare",
+            "",
+            &CHECKED.replace("fall = 2", "fall = 1000"),
+            &[("patient", patient.address.to_string(), "")],
+        ),
     ];
     let ringway = Setup::new(text.concat()).start();
     ringway.wait_state("web-090", "down", seconds(20));
@@ -66,8 +77,21 @@ fn scene() -> Scene {
         ringway,
         front,
         victim,
+        patient,
         _others: others,
     }
+}
+
+/// The page of an instance on a screen of this size, live.
+fn opened(ringway: &Ringway, width: u32, height: u32) -> Browser {
+    let browser = Browser::start();
+    browser.become_screen(width, height, false);
+    browser.open(&format!("http://{}/", ringway.admin()));
+    browser.until(
+        "it is live",
+        "document.querySelector('#live').textContent === 'live'",
+    );
+    browser
 }
 
 fn no_wider_than_its_screen(browser: &Browser) {
@@ -79,13 +103,7 @@ fn no_wider_than_its_screen(browser: &Browser) {
 fn operators_see_what_is_and_what_happens() {
     let _alone = alone();
     let mut scene = scene();
-    let browser = Browser::start();
-    browser.become_screen(1440, 1400, false);
-    browser.open(&format!("http://{}/", scene.ringway.admin()));
-    browser.until(
-        "it is live",
-        "document.querySelector('#live').textContent === 'live'",
-    );
+    let browser = opened(&scene.ringway, 1440, 1400);
     let count = |what: &str| {
         let found = browser.run(&format!(
             "return document.querySelectorAll('{what}').length"
@@ -132,6 +150,18 @@ fn operators_see_what_is_and_what_happens() {
         "[...document.querySelectorAll('.backend.is-down .name')].some((one) => one.textContent === 'victim')",
     );
 
+    // One that is up although its last check failed says so.
+    scene.patient.kill();
+    let row = "[...document.querySelectorAll('.backend')].find((row) => row.querySelector('.name')?.textContent === 'patient')";
+    browser.until(
+        "its last check",
+        &format!("{row}.querySelector('.why').textContent === 'last check refused'"),
+    );
+    let state = browser.run(&format!(
+        "return {row}.querySelector('.state span').textContent"
+    ));
+    assert_eq!(state, "up");
+
     // By keyboard: the filter, and back.
     browser.press("/");
     browser.press("web-1");
@@ -152,7 +182,7 @@ fn operators_see_what_is_and_what_happens() {
         browser.run("return document.activeElement.className + document.activeElement.title");
     assert_eq!(second, "glyphweb-001, up");
 
-    for (width, dark) in [(390, false), (390, true), (1440, true)] {
+    for (width, dark) in [(360, false), (360, true), (1440, true)] {
         browser.become_screen(width, 900, dark);
         no_wider_than_its_screen(&browser);
         let paper = browser.run("return getComputedStyle(document.body).backgroundColor");

@@ -79,6 +79,16 @@ pub(super) fn bytes(count: f64) -> String {
     }
 }
 
+/// `108us`, `1.2ms`, `310ms`; `-` where nothing is known.
+pub(super) fn millis(ms: Option<f64>) -> String {
+    match ms {
+        None => "-".to_owned(),
+        Some(ms) if ms < 1.0 => format!("{:.0}us", ms * 1000.0),
+        Some(ms) if ms < 100.0 => format!("{ms:.1}ms"),
+        Some(ms) => format!("{ms:.0}ms"),
+    }
+}
+
 fn scale(mut count: f64, step: f64, units: &[&'static str]) -> (f64, &'static str) {
     let mut place = 0;
     while count >= step && place + 1 < units.len() {
@@ -138,6 +148,15 @@ mod tests {
         assert_eq!(
             [bytes(12.0), bytes(12_600.0), bytes(3e9)],
             ["12B", "12.3KiB", "2.8GiB"]
+        );
+        assert_eq!(
+            [
+                millis(None),
+                millis(Some(0.1081)),
+                millis(Some(1.24)),
+                millis(Some(310.2))
+            ],
+            ["-", "108us", "1.2ms", "310ms"]
         );
         let ages = [
             age(0.84),

@@ -49,6 +49,49 @@ pub(super) fn total(counts: &Value) -> f64 {
     counts.fold(0.0, |sum, (_, count)| sum + number(count))
 }
 
+/// Why a backend is as it is, and why one that is up gets nothing; empty where there is nothing to say.
+pub(super) fn why(pool: &Value, backend: &Value) -> String {
+    if let Some(unresolved) = backend["unresolved"].as_str() {
+        return unresolved.to_owned();
+    }
+    let breaker = &backend["breaker"];
+    let changed = |of: &Value| of["last_change"]["reason"].as_str().map(str::to_owned);
+    match (backend["admin"].as_str(), backend["health"].as_str()) {
+        (_, Some("ejected")) => changed(breaker).unwrap_or_default(),
+        (Some("ready"), Some("up")) => why_not_eligible(pool, backend),
+        (_, Some("up")) => "by the operator".to_owned(),
+        _ => changed(backend).unwrap_or_default(),
+    }
+}
+
+/// The breaker's, of one that it ejected.
+fn last_change(backend: &Value) -> &Value {
+    let of = match backend["health"].as_str() {
+        Some("ejected") => &backend["breaker"],
+        _ => backend,
+    };
+    &of["last_change"]["reason"]
+}
+
+fn why_not_eligible(pool: &Value, backend: &Value) -> String {
+    let check = &backend["last_check"];
+    // A check that the prober itself was late for says nothing.
+    let failed = |result| !["ok", "void"].contains(&result);
+    if check["result"].as_str().is_some_and(failed) {
+        return format!("last {}", text(&check["reason"]));
+    }
+    if backend["eligible"] == true {
+        return String::new();
+    }
+    let most = number(&backend["max_connections"]);
+    match items(&pool["serving_tiers"]).contains(&backend["tier"]) {
+        _ if backend["weight"] == 0 => "its weight is 0".to_owned(),
+        _ if most > 0.0 && number(&backend["sessions"]) >= most => "full".to_owned(),
+        false => "its tier does not serve".to_owned(),
+        true => String::new(),
+    }
+}
+
 fn in_words(status: &Value) -> String {
     let mut out = String::new();
     let busy: Vec<String> = items(&status["workers"])
@@ -200,7 +243,7 @@ fn in_pool(pool: &Value) -> String {
             text(&backend["sessions"]),
             short(number(&backend["sessions_total"])),
             short(total(&backend["connect_failures"])),
-            text(&backend["last_change"]["reason"]),
+            text(last_change(backend)),
         ]);
     }
     out.push_str(&columns.text());
@@ -211,6 +254,47 @@ fn in_pool(pool: &Value) -> String {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn why_is_what_keeps_a_backend_from_serving() {
+        let pool = json!({ "serving_tiers": [0] });
+        let of = |own: Value| {
+            let mut backend = json!({
+                "admin": "ready", "health": "up", "eligible": true, "weight": 100, "tier": 0, "max_connections": 0,
+                "last_check": { "result": "ok", "reason": "check ok" }, "last_change": { "reason": "check ok" },
+            });
+            let own = own.as_object().unwrap().clone();
+            backend.as_object_mut().unwrap().extend(own);
+            why(&pool, &backend)
+        };
+        assert_eq!(of(json!({})), "");
+        let late = json!({ "result": "void", "reason": "check void" });
+        assert_eq!(of(json!({ "last_check": late })), "");
+        let failed = json!({ "result": "timeout", "reason": "check timeout" });
+        assert_eq!(of(json!({ "last_check": failed })), "last check timeout");
+        assert_eq!(
+            of(json!({ "eligible": false, "weight": 0 })),
+            "its weight is 0"
+        );
+        assert_eq!(
+            of(json!({ "eligible": false, "tier": 1 })),
+            "its tier does not serve"
+        );
+        assert_eq!(
+            of(json!({ "eligible": false, "max_connections": 2, "sessions": 2 })),
+            "full"
+        );
+        assert_eq!(of(json!({ "admin": "draining" })), "by the operator");
+        let refused = json!({ "reason": "check refused" });
+        let down = json!({ "admin": "draining", "health": "down", "last_change": refused });
+        assert_eq!(of(down), "check refused");
+        // Its checks succeed; its breaker is why.
+        let breaker = json!({ "last_change": { "reason": "a trial failed" } });
+        let ejected = json!({ "health": "ejected", "breaker": breaker });
+        assert_eq!(of(ejected.clone()), "a trial failed");
+        assert_eq!(last_change(&ejected), "a trial failed");
+        assert_eq!(of(json!({ "unresolved": "no such name" })), "no such name");
+    }
 
     #[test]
     fn a_status_reads_well() {

@@ -5,6 +5,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 
 use super::wait::{seconds, within};
@@ -143,6 +145,14 @@ impl Browser {
         let scheme = if dark { "dark" } else { "light" };
         let media = json!({ "features": [{ "name": "prefers-color-scheme", "value": scheme }] });
         self.devtools("Emulation.setEmulatedMedia", &media);
+    }
+
+    /// What is to be seen now, as PNG.
+    pub fn picture(&self) -> Vec<u8> {
+        let path = format!("/session/{}/screenshot", self.session);
+        let value = self.call("GET", &path, &Value::Null).expect("a picture");
+        let text = value.as_str().expect("a picture as text");
+        BASE64_STANDARD.decode(text).expect("base64")
     }
 
     /// What the page, and the browser about it, has written to its console since the last call.

@@ -10,6 +10,7 @@ pub mod clusters;
 pub mod datagrams;
 pub mod delay;
 pub mod events;
+pub mod fleet;
 pub mod frozen;
 pub mod greeted;
 pub mod http;
@@ -22,7 +23,9 @@ pub mod pattern;
 pub mod process;
 pub mod ringway;
 pub mod servers;
+pub mod terminal;
 pub mod turns;
+pub mod undisturbed;
 pub mod wait;
 
 // Not every program measures.

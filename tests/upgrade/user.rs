@@ -27,6 +27,18 @@ fn serve(addresses: &[SocketAddr], front: &Path) {
     assert_eq!(read_line(&by_path).expect("a greeting"), "a");
 }
 
+/// The keeper of this process: its child of that name.
+fn keeper(pid: u32) -> u32 {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    let children = children
+        .split_whitespace()
+        .map(|child| child.parse().unwrap());
+    let name = |child: &u32| fs::read_to_string(format!("/proc/{child}/comm")).unwrap();
+    let keepers: Vec<u32> = children.filter(|child| name(child) == "keeper\n").collect();
+    assert_eq!(keepers.len(), 1, "of {pid}");
+    keepers[0]
+}
+
 #[test]
 fn a_service_that_became_another_user_is_upgraded_and_reloaded_as_that_user() {
     assert!(
@@ -56,6 +68,8 @@ fn a_service_that_became_another_user_is_upgraded_and_reloaded_as_that_user() {
         serve(&[first], &front);
         is(pid, "Uid:", &format!("{uid}\t{uid}\t{uid}\t{uid}"));
         is(pid, "CapEff:", "0000000000000400");
+        // It must be able to start another that binds, chowns and becomes that user.
+        is(keeper(pid), "Uid:", "0\t0\t0\t0");
         is(pid, "NoNewPrivs:", "1");
         for path in [&front, &socket] {
             assert_eq!(fs::metadata(path).unwrap().uid(), uid, "{}", path.display());

@@ -1,8 +1,11 @@
 //! `ringway top`: the status of a running instance, live in the terminal. One thread asks, this one draws and hears keys, so
 //! that an instance that does not answer does not freeze the screen.
 
+mod backends;
 mod draw;
+mod look;
 mod model;
+mod pools;
 
 use std::io::IsTerminal;
 use std::sync::mpsc;

@@ -2,12 +2,11 @@
 //! the user. Looks and keys go in, rows come out.
 
 use std::cmp::Ordering;
-use std::collections::HashMap;
 use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::cli::status::{items, number, text, total};
+use super::look::{Head, Memory, Pool, Row, natural};
 
 /// One key of the user's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,11 +37,13 @@ pub(super) enum Sort {
     SessionRate,
     In,
     Out,
+    Connect,
     Failures,
 }
 
 impl Sort {
-    pub const ALL: [Sort; 8] = [
+    /// In the order of the columns.
+    pub const ALL: [Sort; 9] = [
         Sort::Name,
         Sort::State,
         Sort::Weight,
@@ -50,56 +51,31 @@ impl Sort {
         Sort::SessionRate,
         Sort::In,
         Sort::Out,
+        Sort::Connect,
         Sort::Failures,
     ];
-}
 
-/// A backend as it is shown.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Row {
-    /// `POOL/BACKEND`
-    pub name: String,
-    pub address: String,
-    pub admin: String,
-    pub health: String,
-    pub eligible: bool,
-    pub weight: f64,
-    pub sessions: f64,
-    /// Per second since the look before.
-    pub session_rate: f64,
-    pub in_rate: f64,
-    pub out_rate: f64,
-    /// Attempts to connect that failed, in all.
-    pub failures: f64,
-    pub reason: String,
-}
-
-/// The process as a whole, and each pool in a line.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Head {
-    pub version: String,
-    pub phase: String,
-    pub uptime: f64,
-    pub sessions: f64,
-    pub limit: f64,
-    pub busy: Vec<f64>,
-    pub pools: Vec<String>,
-    pub pending: Option<String>,
-}
-
-/// Counters of a backend at the look before.
-#[derive(Clone, Copy, Debug, Default)]
-struct Counters {
-    sessions: f64,
-    bytes_in: f64,
-    bytes_out: f64,
+    pub fn word(self) -> &'static str {
+        match self {
+            Sort::Name => "name",
+            Sort::State => "state",
+            Sort::Weight => "weight",
+            Sort::Sessions => "sessions",
+            Sort::SessionRate => "new sessions",
+            Sort::In => "bytes in",
+            Sort::Out => "bytes out",
+            Sort::Connect => "connect time",
+            Sort::Failures => "failed connects",
+        }
+    }
 }
 
 #[derive(Debug)]
 pub(super) struct Model {
     pub head: Head,
+    pub pools: Vec<Pool>,
     rows: Vec<Row>,
-    before: HashMap<String, Counters>,
+    before: Memory,
     looked_at: Option<Duration>,
     pub sort: Sort,
     pub downwards: bool,
@@ -107,7 +83,8 @@ pub(super) struct Model {
     /// The user is writing the filter.
     pub editing: bool,
     pub selected: usize,
-    /// Rows that fit on the screen, as drawn last.
+    /// The first row on the screen, and how many fit, as drawn last.
+    pub first: usize,
     pub page: usize,
     /// Why there is nothing new, if so.
     pub trouble: Option<String>,
@@ -117,14 +94,17 @@ impl Default for Model {
     fn default() -> Model {
         Model {
             head: Head::default(),
+            pools: Vec::new(),
             rows: Vec::new(),
-            before: HashMap::new(),
+            before: Memory::default(),
             looked_at: None,
-            sort: Sort::Name,
+            // Of many backends those in trouble are looked for.
+            sort: Sort::State,
             downwards: false,
             filter: String::new(),
             editing: false,
             selected: 0,
+            first: 0,
             page: 10,
             trouble: None,
         }
@@ -136,44 +116,9 @@ impl Model {
     pub fn update(&mut self, status: &Value, at: Duration) {
         let since = self.looked_at.map(|before| at.saturating_sub(before));
         let seconds = since.map_or(0.0, |since| since.as_secs_f64());
-        let mut counters = HashMap::new();
-        let mut rows = Vec::new();
-        for pool in items(&status["pools"]) {
-            let pool_name = text(&pool["name"]);
-            for backend in items(&pool["backends"]) {
-                let name = format!("{pool_name}/{}", text(&backend["name"]));
-                let now = Counters {
-                    sessions: number(&backend["sessions_total"]),
-                    bytes_in: number(&backend["bytes_in"]),
-                    bytes_out: number(&backend["bytes_out"]),
-                };
-                let before = self.before.get(&name).copied().unwrap_or(now);
-                let rate = |now: f64, before: f64| match seconds > 0.0 {
-                    // Counters of one that was replaced begin anew.
-                    true => (now - before).max(0.0) / seconds,
-                    false => 0.0,
-                };
-                rows.push(Row {
-                    address: text(&backend["address"]),
-                    admin: text(&backend["admin"]),
-                    health: text(&backend["health"]),
-                    eligible: backend["eligible"].as_bool().unwrap_or_default(),
-                    weight: number(&backend["weight"]),
-                    sessions: number(&backend["sessions"]),
-                    session_rate: rate(now.sessions, before.sessions),
-                    in_rate: rate(now.bytes_in, before.bytes_in),
-                    out_rate: rate(now.bytes_out, before.bytes_out),
-                    failures: total(&backend["connect_failures"]),
-                    reason: reason(backend),
-                    name: name.clone(),
-                });
-                counters.insert(name, now);
-            }
-        }
-        self.rows = rows;
-        self.before = counters;
+        (self.pools, self.rows) = self.before.look(status, seconds);
         self.looked_at = Some(at);
-        self.head = head(status);
+        self.head = Head::of(status);
         self.trouble = None;
         self.stay_inside();
     }
@@ -201,21 +146,32 @@ impl Model {
         rows
     }
 
-    pub fn total(&self) -> usize {
-        self.rows.len()
+    /// All of them, shown or not.
+    pub fn rows(&self) -> &[Row] {
+        &self.rows
+    }
+
+    /// Moves the window of `page` rows no more than it takes to show the selected one.
+    pub fn scroll(&mut self, page: usize) {
+        self.page = page.max(1);
+        let last = self.visible().len().saturating_sub(self.page);
+        let least = (self.selected + 1).saturating_sub(self.page);
+        self.first = self.first.clamp(least, self.selected).min(last);
     }
 
     fn order(&self, a: &Row, b: &Row) -> Ordering {
         match self.sort {
             Sort::Name => natural(&a.name, &b.name),
-            Sort::State => {
-                (b.eligible, &b.admin, &b.health).cmp(&(a.eligible, &a.admin, &a.health))
-            }
+            Sort::State => (a.rank(), a.eligible).cmp(&(b.rank(), b.eligible)),
             Sort::Weight => a.weight.total_cmp(&b.weight),
             Sort::Sessions => a.sessions.total_cmp(&b.sessions),
             Sort::SessionRate => a.session_rate.total_cmp(&b.session_rate),
             Sort::In => a.in_rate.total_cmp(&b.in_rate),
             Sort::Out => a.out_rate.total_cmp(&b.out_rate),
+            Sort::Connect => {
+                let slow = |row: &Row| row.connect_ms.unwrap_or(-1.0);
+                slow(a).total_cmp(&slow(b))
+            }
             Sort::Failures => a.failures.total_cmp(&b.failures),
         }
     }
@@ -265,93 +221,16 @@ impl Model {
         self.stay_inside();
     }
 
-    /// Numbers are looked at from the largest, words from the first.
+    /// Numbers are looked at from the largest, names from the first, states from the worst.
     fn sort_by(&mut self, step: usize) {
         let place = Sort::ALL.iter().position(|sort| *sort == self.sort);
         self.sort = Sort::ALL[(place.unwrap_or(0) + step) % Sort::ALL.len()];
-        self.downwards = !matches!(self.sort, Sort::Name);
+        self.downwards = !matches!(self.sort, Sort::Name | Sort::State);
     }
 
     fn stay_inside(&mut self) {
         let last = self.visible().len().saturating_sub(1);
         self.selected = self.selected.min(last);
-    }
-}
-
-/// Why a backend is as it is: the last change, where it does not serve.
-fn reason(backend: &Value) -> String {
-    if let Some(unresolved) = backend["unresolved"].as_str() {
-        return unresolved.to_owned();
-    }
-    match backend["health"].as_str() {
-        Some("up") => String::new(),
-        _ => backend["last_change"]["reason"]
-            .as_str()
-            .unwrap_or_default()
-            .to_owned(),
-    }
-}
-
-fn head(status: &Value) -> Head {
-    let pools = items(&status["pools"]).iter().map(|pool| {
-        let backends = items(&pool["backends"]);
-        let eligible = backends
-            .iter()
-            .filter(|one| one["eligible"] == true)
-            .count();
-        let sessions: f64 = backends.iter().map(|one| number(&one["sessions"])).sum();
-        format!(
-            "{}: {eligible}/{} eligible, {sessions} sessions, {} waiting",
-            text(&pool["name"]),
-            backends.len(),
-            text(&pool["waiting"])
-        )
-    });
-    Head {
-        version: text(&status["version"]),
-        phase: text(&status["phase"]),
-        uptime: number(&status["uptime_seconds"]),
-        sessions: number(&status["sessions"]["active"]),
-        limit: number(&status["sessions"]["limit"]),
-        busy: items(&status["workers"])
-            .iter()
-            .map(|it| number(&it["busy_ratio"]))
-            .collect(),
-        pools: pools.collect(),
-        pending: status["reload"]["confirm_until"]
-            .as_str()
-            .map(str::to_owned),
-    }
-}
-
-/// `pg2` before `pg10`: runs of digits are compared as numbers.
-fn natural(a: &str, b: &str) -> Ordering {
-    let (mut a, mut b) = (a, b);
-    loop {
-        let split = |text: &'_ str| {
-            text.find(|c: char| c.is_ascii_digit())
-                .unwrap_or(text.len())
-        };
-        let (at, bt) = (split(a), split(b));
-        let words = a[..at].cmp(&b[..bt]);
-        (a, b) = (&a[at..], &b[bt..]);
-        if words != Ordering::Equal || a.is_empty() || b.is_empty() {
-            return words.then_with(|| a.len().cmp(&b.len()));
-        }
-        let end = |text: &str| {
-            text.find(|c: char| !c.is_ascii_digit())
-                .unwrap_or(text.len())
-        };
-        let (ae, be) = (end(a), end(b));
-        let (x, y) = (
-            a[..ae].trim_start_matches('0'),
-            b[..be].trim_start_matches('0'),
-        );
-        let numbers = x.len().cmp(&y.len()).then_with(|| x.cmp(y));
-        if numbers != Ordering::Equal {
-            return numbers;
-        }
-        (a, b) = (&a[ae..], &b[be..]);
     }
 }
 
@@ -370,7 +249,8 @@ pub(super) mod tests {
                     "name": format!("b{i}"), "address": format!("10.0.{}.{}:5432", i / 250, i % 250),
                     "admin": if i.is_multiple_of(17) { "draining" } else { "ready" }, "health": health,
                     "eligible": health == "up" && !i.is_multiple_of(17), "weight": 100, "sessions": i % 50,
-                    "sessions_total": n * i as u64, "bytes_in": n * 1000 * i as u64, "bytes_out": n * 5000 * i as u64,
+                    "sessions_total": n * i as u64, "connects": n * i as u64, "connect_ms": 0.25 * (n * i as u64) as f64,
+                    "max_connections": if i.is_multiple_of(10) { 100 } else { 0 }, "bytes_in": n * 1000 * i as u64, "bytes_out": n * 5000 * i as u64,
                     "connect_failures": { "refused": i % 7 },
                     "last_change": { "reason": "check refused" },
                 })
@@ -402,11 +282,12 @@ pub(super) mod tests {
     #[test]
     fn rates_are_differences_over_time() {
         let mut model = model();
-        let row = model.visible()[22].clone();
+        let row = model.rows()[2].clone();
         assert_eq!(
             (row.name.as_str(), row.session_rate, row.in_rate),
             ("pg/b2", 1.0, 1000.0)
         );
+        assert_eq!(row.connect_ms, Some(0.25));
         // Counters that begin anew are no negative rate; a look at once after the other no infinite one.
         model.update(&status(1), Duration::from_secs(12));
         assert!(model.visible().iter().all(|row| row.in_rate == 0.0));
@@ -420,6 +301,9 @@ pub(super) mod tests {
         let names = |model: &Model| -> Vec<String> {
             model.visible().iter().map(|row| row.name.clone()).collect()
         };
+        assert_eq!(names(&model)[..2], ["dns/b183", "dns/b191"], "those down");
+        assert_eq!(names(&model)[199], "redis/b178", "those up last");
+        model.press(Key::Letter('S'));
         assert_eq!(names(&model)[..3], ["dns/b180", "dns/b181", "dns/b182"]);
         model.press(Key::Letter('r'));
         assert_eq!(names(&model)[0], "redis/b179");
@@ -453,15 +337,6 @@ pub(super) mod tests {
         assert!(!model.editing && model.filter.is_empty());
         assert!(!model.press(Key::Letter('q')));
         assert!(!model.press(Key::Break));
-    }
-
-    #[test]
-    fn names_are_in_the_order_that_people_expect() {
-        let mut names = ["b10", "b9", "a", "b", "b1x", "b01", "c3.10", "c3.9", "b1"];
-        names.sort_by(|a, b| natural(a, b));
-        assert_eq!(names[..3], ["a", "b", "b01"]);
-        assert!(names.iter().position(|n| *n == "b9") < names.iter().position(|n| *n == "b10"));
-        assert!(names.iter().position(|n| *n == "c3.9") < names.iter().position(|n| *n == "c3.10"));
     }
 
     #[test]

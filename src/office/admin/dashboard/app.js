@@ -244,10 +244,13 @@ function whyOf(backend) {
     return `${half}${breaker?.last_change?.reason ?? "ejected"}${until}`;
   }
   if (backend.health === "up" && backend.admin === "ready") {
-    const failed = check && check.result !== "ok" ? `last ${check.reason}` : "";
+    // A check that the prober itself was late for says nothing.
+    const failed = check && !["ok", "void"].includes(check.result) ? `last ${check.reason}` : "";
     const fails = breaker ? breaker.failures_in_a_row.connects + breaker.failures_in_a_row.early_resets : 0;
     return failed || (fails > 0 ? `${fails} ${fails === 1 ? "failure" : "failures in a row"}` : "");
   }
+  // What its checks say of one that is up is not why it gets nothing.
+  if (backend.health === "up") return "by the operator";
   return change ? `${change.reason}, since ${clock(change.at)}` : "";
 }
 
