@@ -142,6 +142,9 @@ fn forty_megabytes_then_half_close_then_the_answer() {
     let _alone = alone();
     let size = 40_000_003;
     let (backend, reports) = scripted(move |stream, seed| {
+        // Longer than the other side's pause.
+        let patience = Some(seconds(300));
+        stream.set_read_timeout(patience).map_err(text)?;
         if seed % 2 == 1 {
             // The client sends first.
             let up = pattern::receive_to_end(stream, seed)?;

@@ -301,9 +301,11 @@ fn least_connections_stays_balanced_with_two_workers_under_churn() {
         });
         let active: Vec<_> = backends.iter().map(Backend::active).collect();
         counted.store(true, Ordering::SeqCst);
-        // A random choice of 300 among three would be off by 16 and more two times in three.
+        eprintln!("after churn: {active:?}");
+        // Each choice is right by what is counted then, and that may be wrong by a session that each of the four clients is
+        // just leaving. A random choice of 300 among three would be off by 16 and more two times in three.
         assert!(
-            active.iter().all(|&count| count.abs_diff(100) <= 12),
+            active.iter().all(|&count| count.abs_diff(100) <= 4),
             "{active:?}"
         );
     });

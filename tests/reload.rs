@@ -286,6 +286,12 @@ fn what_is_removed_keeps_its_sessions() {
     assert_eq!(read_line(net::connect(one)).expect("a name"), "b");
     old.write_all(b"still here\n").expect("send");
     assert_eq!(read_line(&old).expect("echo"), "still here");
+    // What it carries is counted as before.
+    let of_two = |name: &str| ringway.metrics().sum(name, &[("listener", "two")]);
+    assert_eq!(of_two("ringway_sessions_active"), 1.0);
+    until(seconds(5), "its bytes are counted", || {
+        of_two("ringway_bytes_total") == f64::from(2 + 2 * 11)
+    });
     drop(old);
     until(
         seconds(5),

@@ -8,8 +8,8 @@ use std::cell::Cell;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -218,7 +218,7 @@ fn pool_with(
 }
 
 impl Balancer {
-    fn start(features: Features) -> Balancer {
+    fn start(features: Features, pipes_max: usize) -> Balancer {
         let hatches = Arc::new(Hatches::new(1).unwrap());
         let clock = Clock::start();
         let thread = worker::start(worker::Setup {
@@ -228,7 +228,7 @@ impl Balancer {
             hatches: Arc::clone(&hatches),
             clock,
             sessions_max: 256,
-            pipes_max: 64,
+            pipes_max,
             process: Arc::new(Capacity::new(256)),
             features,
         })
@@ -361,6 +361,30 @@ fn traffic(address: SocketAddr) {
     }
 }
 
+/// Readers that stall, several at once, and then take all that has waited for them.
+fn stalls(address: SocketAddr) {
+    const BYTES: usize = 12_000_000;
+    let kept: Vec<TcpStream> = (0..4).map(|_| connect(address)).collect();
+    thread::scope(|scope| {
+        for stream in &kept {
+            scope.spawn(move || {
+                let mut writer = stream;
+                writer.write_all(&vec![5; BYTES]).unwrap();
+            });
+        }
+        let mut piece = vec![0; 100_000];
+        for part in 0..4 {
+            thread::sleep(Duration::from_millis(60));
+            for mut stream in &kept {
+                for _ in 0..BYTES / 4 / piece.len() {
+                    stream.read_exact(&mut piece).unwrap();
+                    assert!(piece.iter().all(|byte| *byte == 5), "in part {part}");
+                }
+            }
+        }
+    });
+}
+
 /// Old flows and new ones, single datagrams and bursts of equal ones.
 fn datagrams(address: SocketAddr, headers: Headers) {
     let client = || {
@@ -395,31 +419,67 @@ fn datagrams(address: SocketAddr, headers: Headers) {
     }
 }
 
+/// One balancer at a time: whoever counts counts what each worker of this process asks for.
+static ONE: Mutex<()> = Mutex::new(());
+
 #[test]
 fn a_warm_worker_allocates_nothing() {
-    let balancer = Balancer::start(uring::probe().unwrap());
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let balancer = Balancer::start(uring::probe().unwrap(), 64);
     for _ in 0..2 {
         balancer.work();
     }
-    COUNTING.store(true, Ordering::SeqCst);
-    balancer.work();
-    COUNTING.store(false, Ordering::SeqCst);
+    let allocations = counted(|| balancer.work());
     let spliced = balancer.backend.workers[0].spliced_bytes.read();
     assert!(
         spliced > 100_000_000,
         "the streams were to be spliced, but only {spliced} bytes were"
     );
     balancer.stop();
-    assert_eq!(
-        ALLOCATIONS.load(Ordering::SeqCst),
-        0,
-        "allocations in a warm worker"
-    );
+    assert_eq!(allocations, 0, "allocations in a warm worker");
+}
+
+/// What stalled readers leave is kept in memory where there are no pipes; a warm worker has that already.
+#[test]
+fn a_warm_worker_allocates_nothing_for_stalled_readers_without_a_pipe() {
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let balancer = Balancer::start(uring::probe().unwrap(), 0);
+    let stashes = || balancer.hatches.workers[0].counters.memory_stashes.read();
+    let mut seen = Vec::new();
+    // It is warm when it has met as many stalls at once, and as large ones, as there will be.
+    let is_warm = |seen: &[(u64, u64)]| {
+        let last = seen
+            .iter()
+            .rev()
+            .take_while(|(_, allocations)| *allocations == 0);
+        last.map(|(kept, _)| kept).sum::<u64>() >= 20
+    };
+    while !is_warm(&seen) && seen.len() < 20 {
+        let before = stashes();
+        let allocations = counted(|| stalls(balancer.address));
+        // Told at the worker's pulse, which comes with work.
+        thread::sleep(Duration::from_millis(100));
+        round_trip(&connect(balancer.address), 64, 1);
+        seen.push((stashes() - before, allocations));
+    }
+    eprintln!("stashes in memory, allocations: {seen:?}");
+    balancer.stop();
+    assert!(is_warm(&seen), "a warm worker allocates: {seen:?}");
+}
+
+/// How often workers ask for memory meanwhile.
+fn counted(work: impl FnOnce()) -> u64 {
+    let before = ALLOCATIONS.load(Ordering::SeqCst);
+    COUNTING.store(true, Ordering::SeqCst);
+    work();
+    COUNTING.store(false, Ordering::SeqCst);
+    ALLOCATIONS.load(Ordering::SeqCst) - before
 }
 
 #[test]
 fn without_optional_kernel_features_bytes_arrive_too() {
-    let balancer = Balancer::start(Features::default());
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let balancer = Balancer::start(Features::default(), 64);
     balancer.work();
     balancer.stop();
 }

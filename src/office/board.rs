@@ -11,7 +11,7 @@ use std::time::SystemTime;
 
 use parking_lot::Mutex;
 
-use crate::handoff::{BackendShared, Capacity, Hatches, Pool, Snapshot};
+use crate::handoff::{BackendShared, Capacity, Hatches, ListenerShared, Pool, Snapshot};
 use crate::ids::{BackendId, Clock, ListenerId, PoolId};
 use crate::prober::{
     BackendReport, Complaint, Conflict, HealthChange, Prober, Target as Watched, WarmNotice,
@@ -116,12 +116,23 @@ pub struct View {
     pub algorithms: Arc<BTreeMap<PoolId, &'static str>>,
     /// Backends that a reload removed and that may still have sessions.
     pub retired: Vec<Weak<BackendShared>>,
+    /// Listeners that a reload removed: their sessions live on, and who was in their queues is let in or refused.
+    pub retired_listeners: Vec<Weak<ListenerShared>>,
     pub reloads: Reloads,
     /// What holds otherwise than the file says, in words.
     pub operator: Vec<String>,
 }
 
 impl View {
+    /// All listeners that count anything: those of now, then those that were removed and are still in use.
+    #[must_use]
+    pub fn counting_listeners(&self) -> Vec<Arc<ListenerShared>> {
+        let present = self.snapshot.listeners.iter();
+        let present = present.map(|listener| Arc::clone(&listener.shared));
+        let retired = self.retired_listeners.iter().filter_map(Weak::upgrade);
+        present.chain(retired).collect()
+    }
+
     /// The word of a pool's algorithm.
     #[must_use]
     pub fn algorithm(&self, pool: PoolId) -> Option<&'static str> {

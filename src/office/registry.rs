@@ -321,6 +321,13 @@ impl Registry {
         self.listeners.entries.values().map(|entry| &entry.shared)
     }
 
+    /// Listeners that a reload removed.
+    pub fn retired_listeners(&self) -> impl Iterator<Item = &Arc<ListenerShared>> {
+        let entries = self.listeners.entries.values();
+        let retired = entries.filter(|entry| entry.retired);
+        retired.map(|entry| &entry.shared)
+    }
+
     pub fn pools(&self) -> impl Iterator<Item = &Arc<PoolShared>> {
         self.pools.entries.values().map(|entry| &entry.shared)
     }

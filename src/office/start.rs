@@ -374,12 +374,14 @@ pub fn view(
         .map(|(plan, shared)| (shared.id, plan.algorithm.word()))
         .collect();
     let retired = registry.backends().filter(|(_, retired)| *retired);
+    let retired_listeners = registry.retired_listeners().map(Arc::downgrade);
     View {
         snapshot,
         names: Arc::new(names(registry)),
         notes: Arc::new(world.notes()),
         algorithms: Arc::new(algorithms),
         retired: retired.map(|(shared, _)| Arc::downgrade(shared)).collect(),
+        retired_listeners: retired_listeners.collect(),
         reloads: reloads.clone(),
         operator: Vec::new(),
     }

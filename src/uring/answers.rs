@@ -5,14 +5,13 @@ use super::door::{Answer, Outcome};
 use super::outcome::{Completion, Unsent};
 use super::ring::Ring;
 use super::tag::{Op, Tag};
-use crate::ids::{Condition, Fault, Interest, ReceiveEnd, SocketId};
+use crate::ids::{Condition, Interest, ReceiveEnd, SocketId};
 use crate::sys;
 
 impl Ring {
     /// Answers every send that has been submitted: those with a completion failed or were short, all others were whole.
     pub(super) fn settle_flights(&mut self, outcomes: &mut Vec<Outcome>) {
         if self.flights.is_empty() {
-            self.lost = false;
             return;
         }
         for completion in &self.completions {
@@ -34,11 +33,6 @@ impl Ring {
         for flight in self.flights.drain(..settled) {
             let parcel = flight.parcel;
             let answer = match self.unsent[usize::from(parcel.buffer)].take() {
-                None if self.lost => {
-                    // Nobody knows how it went. Better a stream cut than one with a hole.
-                    self.buffers.give_back(parcel.buffer);
-                    Answer::SendBroken(Fault::Resources)
-                }
                 None => {
                     self.buffers.give_back(parcel.buffer);
                     Answer::Sent(parcel.length)
@@ -53,7 +47,6 @@ impl Ring {
             };
             outcomes.push(Outcome::Stream(flight.stream, answer));
         }
-        self.lost = false;
     }
 
     pub(super) fn read(&mut self, completion: Completion, outcomes: &mut Vec<Outcome>) {

@@ -29,6 +29,7 @@ impl Kernel for Ring {
         self.enter_for(patience, window_us);
         self.collect();
         self.gather_datagrams();
+        self.lose_nothing();
         self.settle_flights(outcomes);
         self.settle_datagrams(outcomes);
         let mut completions = std::mem::take(&mut self.completions);

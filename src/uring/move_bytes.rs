@@ -25,9 +25,18 @@ const MEMORY_BYTES: usize = 2 * 1024 * 1024;
 /// Pipes kept for the next stream rather than closed.
 const STOCK_MAX: usize = 64;
 
+/// Memory that stalled readers needed where there was no pipe, kept for the next ones rather than freed: so many pieces,
+/// and so much in all.
+const SHELVES_MAX: usize = 64;
+const SHELVES_BYTES: usize = 16 * 1024 * 1024;
+
 #[derive(Debug)]
 pub(super) struct PipeStock {
     idle: Vec<Pipe>,
+    /// Where pipes are short many readers stall, again and again: asking for memory each time would be an allocation for
+    /// each of their messages.
+    shelves: Vec<Vec<u8>>,
+    shelves_bytes: usize,
     open: usize,
     open_max: usize,
     memory_stashes: u64,
@@ -37,6 +46,8 @@ impl PipeStock {
     pub(super) fn new(open_max: usize) -> PipeStock {
         PipeStock {
             idle: Vec::with_capacity(STOCK_MAX),
+            shelves: Vec::with_capacity(SHELVES_MAX),
+            shelves_bytes: 0,
             open: 0,
             open_max,
             memory_stashes: 0,
@@ -70,21 +81,29 @@ impl PipeStock {
 
     fn lend_memory(&mut self) -> Loan {
         self.memory_stashes += 1;
+        let shelf = self.shelves.pop().unwrap_or_default();
+        self.shelves_bytes -= shelf.capacity();
         Loan {
-            carrier: Carrier::Memory(Vec::new()),
+            carrier: Carrier::Memory(shelf),
             bytes: 0,
         }
     }
 
     /// Takes a carrier back; a pipe that still holds bytes is closed.
     pub(super) fn take_back(&mut self, loan: Loan) {
-        let Carrier::Pipe(pipe) = loan.carrier else {
-            return;
-        };
-        if loan.bytes == 0 && self.idle.len() < STOCK_MAX {
-            self.idle.push(pipe);
-        } else {
-            self.open -= 1;
+        match loan.carrier {
+            Carrier::Pipe(pipe) if loan.bytes == 0 && self.idle.len() < STOCK_MAX => {
+                self.idle.push(pipe);
+            }
+            Carrier::Pipe(_) => self.open -= 1,
+            Carrier::Memory(mut shelf) => {
+                let bytes = self.shelves_bytes + shelf.capacity();
+                if bytes <= SHELVES_BYTES && self.shelves.len() < SHELVES_MAX {
+                    shelf.clear();
+                    self.shelves.push(shelf);
+                    self.shelves_bytes = bytes;
+                }
+            }
         }
     }
 }
@@ -180,7 +199,7 @@ fn take_in(
 ) -> bool {
     if let Carrier::Memory(_) = loan.carrier {
         match stock.lend() {
-            Some(other) => *loan = other,
+            Some(other) => stock.take_back(std::mem::replace(loan, other)),
             None => moved.source = Source::NoPipe,
         }
     }

@@ -91,7 +91,7 @@ pub struct Ring {
     /// The kernel may have answered since the answers were copied out.
     pub(super) unread_answers: bool,
     pub(super) overflow_seen: u32,
-    /// The kernel had no memory for a backlog and has dropped answers since the last turn.
+    /// The kernel has dropped answers, see [`Ring::lose_nothing`].
     pub(super) lost: bool,
     pub(super) overflowed: bool,
     pub(super) stale: u64,
@@ -246,6 +246,23 @@ impl Ring {
             self.overflowed = true;
             self.lost = true;
         }
+    }
+
+    /// Ends the process if the kernel has dropped an answer: nobody can tell whose it was. Were it an accept's, that door
+    /// would stay shut; were it a receive's, there would be a hole in a stream or a session that waits for ever, and a
+    /// cancel of it would find nothing; so nothing here could be trusted any more, and whoever looks after the process
+    /// starts it anew.
+    ///
+    /// It takes two things at once. First an overflow, which is legal: FEAT_NODROP keeps what the queue cannot hold in a
+    /// backlog. Then the kernel must fail to allocate the few bytes for one more answer there (io_alloc_ocqe in
+    /// io_uring/io_uring.c): since Linux 6.16 with GFP_KERNEL for rings with DEFER_TASKRUN, where so small a request fails
+    /// only for a task that is being killed for want of memory; before, with GFP_ATOMIC, when the reserves are gone, too.
+    pub(super) fn lose_nothing(&self) {
+        assert!(
+            !self.lost,
+            "the kernel had no memory for {} answers of io_uring and dropped them",
+            self.overflow_seen
+        );
     }
 
     pub(super) fn listener(&self, id: SocketId) -> Option<&Listening> {

@@ -270,12 +270,12 @@ pub(super) fn workers(page: &mut Page<'_>, board: &Board) -> fmt::Result {
 }
 
 pub(super) fn listeners(page: &mut Page<'_>, view: &View) -> fmt::Result {
-    let listeners = &view.snapshot.listeners;
+    let listeners = view.counting_listeners();
     let sum = |i: usize, pick: &dyn Fn(&ListenerCounters) -> u64| -> u64 {
-        let shards = listeners[i].shared.workers.iter();
+        let shards = listeners[i].workers.iter();
         shards.map(|shard| pick(shard)).sum()
     };
-    let label = |i: usize| vec![("listener", listeners[i].shared.name.as_str())];
+    let label = |i: usize| vec![("listener", listeners[i].name.as_str())];
     let all = || 0..listeners.len();
     page.gauge(
         "sessions_active",

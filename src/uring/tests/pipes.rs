@@ -204,6 +204,12 @@ fn with_no_pipe_to_be_had_bytes_are_kept_in_memory_and_nothing_is_lost() {
     assert_eq!(read_exactly(&mut backend_peer, 10), b"kept back ");
     assert_eq!(bench.ring.memory_stashes(), 1);
     assert_eq!(bench.ring.pipes_open(), 0);
+    // The next one finds the room of the first, and nothing of what was in it.
+    let parcel = bench.parcel(b"again");
+    assert_eq!(bench.ring.stash(client, parcel), (5, None));
+    assert_eq!(bench.ring.move_bytes(client, true).drained, 5);
+    assert_eq!(read_exactly(&mut backend_peer, 5), b"again");
+    assert_eq!(bench.ring.memory_stashes(), 2);
 }
 
 #[test]

@@ -311,22 +311,15 @@ fn delivered_is_what_the_peer_has_acknowledged() {
     );
 }
 
-/// The kernel has dropped answers for want of memory: which sends were whole, nobody knows.
+/// The kernel has dropped answers for want of memory: which sends were whole, which doors stay shut, nobody knows. It counts
+/// what it drops; as that cannot be had here, the count is bent.
 #[test]
-fn with_answers_lost_no_send_passes_for_a_whole_one() {
+#[should_panic(expected = "the kernel had no memory for")]
+fn with_answers_lost_no_send_passes_for_a_whole_one_and_nothing_waits_for_ever() {
     let mut bench = Bench::new();
     let (stream, _peer) = bench.client();
     let parcel = bench.parcel(b"maybe");
     bench.ring.send(stream, parcel);
     bench.ring.overflow_seen = bench.ring.overflow_seen.wrapping_sub(1);
-    let answer = bench.answer(stream);
-    assert!(
-        matches!(answer, Answer::SendBroken(Fault::Resources)),
-        "{answer:?}"
-    );
-    let parcel = bench.parcel(b"surely");
-    bench.ring.send(stream, parcel);
-    let answer = bench.answer(stream);
-    assert!(matches!(answer, Answer::Sent(6)), "{answer:?}");
-    assert_eq!(bench.ring.buffers_free(), bench.ring.buffers_total());
+    bench.turn(Patience::None);
 }
