@@ -29,6 +29,7 @@ mod tcp;
 mod timers;
 #[cfg(test)]
 mod walk;
+mod watermark;
 
 pub use event::{Action, Event, Look, Ticket};
 pub use flows::{Fairness, FlowRules, FlowTable, Lately, Progress, Request, Response, SILENT_NS};
@@ -36,7 +37,7 @@ pub use harmless::due_after;
 pub use parcels::{Line, Parcels};
 pub use pump::{Pump, Route};
 pub use rules::{
-    BULK_MOVE_BYTES, BULK_WATERMARK_BYTES, FLUSH_NS, FULL_STREAK, GUARD_NS, HOLD_NS, LINE_MAX,
+    BULK_MARK_BYTES_MAX, BULK_MOVE_BYTES, FLUSH_NS, FULL_STREAK, GUARD_NS, HOLD_NS, LINE_MAX,
     MATURE_NS, PAUSE_NS, Rules, WATCH_NS,
 };
 pub use slots::Slots;

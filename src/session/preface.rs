@@ -72,7 +72,7 @@ impl TcpSession {
     }
 
     fn wait_for_more<T>(&mut self, bytes: u32, wanted: u32, desk: &mut Desk<'_, T>) {
-        self.pumps[Side::Client].raised = wanted > 1;
+        self.pumps[Side::Client].mark.set(wanted);
         desk.act(Action::Watermark(Side::Client, wanted));
         if bytes == self.bytes_seen {
             // Woken for nothing new: unix sockets know no watermark, and a kernel short of memory ignores it.

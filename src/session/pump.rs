@@ -4,10 +4,9 @@
 //! Order of bytes: what is being sent, then what is in the pipe, then the parcels in line, then what is in the socket.
 //! The pipe is never filled while a parcel is in line, and a parcel is never sent while the pipe holds bytes.
 
-use crate::ids::Nanos;
-
 use super::parcels::Line;
-use super::rules::{BULK_MOVE_BYTES, BULK_MOVES, FULL_STREAK, SMALL_MOVE_BYTES, SMALL_MOVES};
+use super::rules::{BULK_MARK_BYTES_MAX, FULL_STREAK, SMALL_MOVE_BYTES, SMALL_MOVES};
+use super::watermark::Watermark;
 
 /// How bytes travel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -39,11 +38,10 @@ pub struct Pump {
     pub(super) dropped: bool,
     full_streak: u8,
     small_moves: u8,
-    bulk_moves: u8,
-    /// SO_RCVLOWAT is raised on the source.
-    pub(super) raised: bool,
-    /// When a tail below the mark is fetched.
-    pub(super) guard_at: Nanos,
+    /// Taken from the source since it was last found dry, as far as anybody asks.
+    taken: u32,
+    /// What the source is woken for.
+    pub(super) mark: Watermark,
 }
 
 impl Pump {
@@ -59,9 +57,8 @@ impl Pump {
             dropped: false,
             full_streak: 0,
             small_moves: 0,
-            bulk_moves: 0,
-            raised: false,
-            guard_at: Nanos::NEVER,
+            taken: 0,
+            mark: Watermark::new(),
         }
     }
 
@@ -101,7 +98,7 @@ impl Pump {
     pub(super) fn begin_splice(&mut self) {
         self.route = Route::Splice;
         self.small_moves = 0;
-        self.bulk_moves = 0;
+        self.taken = 0;
     }
 
     pub(super) fn begin_copy(&mut self) {
@@ -109,28 +106,19 @@ impl Pump {
         self.full_streak = 0;
     }
 
-    /// Notes a move that emptied the source. True when the stream has turned into small talk.
-    pub(super) fn note_move(&mut self, filled: u32) -> bool {
-        self.small_moves = if filled < SMALL_MOVE_BYTES {
+    pub(super) fn note_taken(&mut self, bytes: u32) {
+        self.taken = (self.taken + bytes).min(BULK_MARK_BYTES_MAX);
+    }
+
+    /// The source is dry: what was taken since it was before, over all turns that it took. True, too, when the stream has
+    /// turned into small talk.
+    pub(super) fn note_dry(&mut self) -> (u32, bool) {
+        let taken = std::mem::take(&mut self.taken);
+        self.small_moves = if taken < SMALL_MOVE_BYTES {
             self.small_moves.saturating_add(1)
         } else {
             0
         };
-        self.bulk_moves = if filled >= BULK_MOVE_BYTES {
-            self.bulk_moves.saturating_add(1).min(BULK_MOVES)
-        } else {
-            0
-        };
-        self.small_moves >= SMALL_MOVES
-    }
-
-    /// Whether the stream has been wide enough for long enough to be woken less often.
-    pub(super) fn is_bulk(&self) -> bool {
-        self.bulk_moves >= BULK_MOVES
-    }
-
-    /// The guard found the mark too high: the stream must earn it again.
-    pub(super) fn end_bulk(&mut self) {
-        self.bulk_moves = 0;
+        (taken, self.small_moves >= SMALL_MOVES)
     }
 }

@@ -8,7 +8,7 @@ use crate::ids::{Condition, End, Fault, Interest, Moved, Nanos, ReceiveEnd, Side
 
 use super::event::{Action, Ticket};
 use super::pump::Route;
-use super::rules::{BULK_WATERMARK_BYTES, FLUSH_NS, GUARD_NS, LINE_MAX};
+use super::rules::{FLUSH_NS, LINE_MAX};
 use super::tcp::{Desk, Operation, Phase, TcpSession};
 
 impl TcpSession {
@@ -239,6 +239,7 @@ impl TcpSession {
             "the pipe gave more than it got"
         );
         pump.piped = (pump.piped + moved.filled).saturating_sub(moved.drained);
+        pump.note_taken(moved.filled);
         if moved.filled + moved.drained > 0 {
             self.last_activity = desk.now;
         }
@@ -268,7 +269,7 @@ impl TcpSession {
                 self.pumps[from].yielding = true;
                 desk.act(Action::Yield(from));
             }
-            Source::Dry => self.on_source_dry(from, moved.filled, desk),
+            Source::Dry => self.on_source_dry(from, desk),
             Source::NoPipe => {
                 self.leave_splice(from, desk);
                 self.advance(from, desk);
@@ -277,23 +278,19 @@ impl TcpSession {
         }
     }
 
-    fn on_source_dry<T: Ticket>(&mut self, from: Side, filled: u32, desk: &mut Desk<'_, T>) {
-        if self.pumps[from].note_move(filled) {
+    fn on_source_dry<T: Ticket>(&mut self, from: Side, desk: &mut Desk<'_, T>) {
+        let (taken, is_small_talk) = self.pumps[from].note_dry();
+        if is_small_talk {
             self.leave_splice(from, desk);
             self.receive(from, desk);
             return;
         }
-        let pump = &mut self.pumps[from];
-        if pump.is_bulk() && !pump.raised {
-            pump.raised = true;
-            desk.act(Action::Watermark(from, BULK_WATERMARK_BYTES));
+        let mark = &mut self.pumps[from].mark;
+        if mark.follow(taken, desk.now) {
+            desk.act(Action::Watermark(from, mark.bytes()));
         }
-        if pump.raised {
-            // Also when this move was a small one, after the sink was full: no tail waits below the mark.
-            pump.guard_at = desk.now.after(GUARD_NS);
-            let guard_at = pump.guard_at;
-            self.wake_by(guard_at);
-        }
+        let guard_at = mark.guard_at;
+        self.wake_by(guard_at);
         self.poll(from, Interest::Readable, desk);
     }
 
@@ -303,10 +300,7 @@ impl TcpSession {
     }
 
     pub(super) fn lower_watermark<T>(&mut self, from: Side, desk: &mut Desk<'_, T>) {
-        let pump = &mut self.pumps[from];
-        pump.end_bulk();
-        if pump.raised {
-            pump.raised = false;
+        if self.pumps[from].mark.lower() {
             desk.act(Action::Watermark(from, 1));
         }
     }
@@ -483,7 +477,7 @@ impl TcpSession {
         }
         self.ask_delivered_if_due(desk);
         self.let_go_if_due(desk);
-        let guards = self.pumps.0.map(|pump| pump.guard_at);
+        let guards = self.pumps.0.map(|pump| pump.mark.guard_at);
         for due in [
             self.lifetime_end,
             self.silence_end(),
@@ -496,16 +490,21 @@ impl TcpSession {
         }
     }
 
-    /// A bulk stream has stayed below its mark for too long: take what there is, and go back to being woken for a byte.
+    /// A bulk stream has stayed below its mark for too long: take what there is, and be woken for less.
     fn fetch_tail_if_due<T: Ticket>(&mut self, from: Side, desk: &mut Desk<'_, T>) {
-        if desk.now < self.pumps[from].guard_at {
+        let mark = &mut self.pumps[from].mark;
+        if desk.now < mark.guard_at {
             return;
         }
-        self.pumps[from].guard_at = Nanos::NEVER;
-        if self.sockets[from].readable == Operation::On && self.pumps[from].raised {
-            self.lower_watermark(from, desk);
-            self.pull(from, desk);
+        if self.sockets[from].readable != Operation::On {
+            mark.guard_at = Nanos::NEVER;
+            return;
         }
+        mark.give_way();
+        let bytes = mark.bytes();
+        // First the bytes: under a lower mark the kernel would tell of them once more.
+        self.pull(from, desk);
+        desk.act(Action::Watermark(from, bytes));
     }
 }
 

@@ -56,8 +56,8 @@ pub const SMALL_MOVE_BYTES: u32 = 32 * 1024;
 pub const SMALL_MOVES: u8 = 3;
 
 /// A stream whose moves are at least this large, [`BULK_MOVES`] times in a row, is bulk: from then on its receiver is
-/// woken only for [`BULK_WATERMARK_BYTES`], or by the guard that fetches a tail that stays below the mark.
+/// woken only for a mark that follows its rate, or by the guard that fetches a tail that stays below the mark.
 pub const BULK_MOVE_BYTES: u32 = 64 * 1024;
 pub const BULK_MOVES: u8 = 16;
-pub const BULK_WATERMARK_BYTES: u32 = 512 * 1024;
+pub const BULK_MARK_BYTES_MAX: u32 = 1024 * 1024;
 pub const GUARD_NS: u64 = millis(2);

@@ -230,7 +230,7 @@ impl World {
             "the session knows what the pipe holds",
         )?;
         demand(
-            wire.yielded == pump.yielding && wire.raised == pump.raised,
+            wire.yielded == pump.yielding && wire.raised == pump.mark.is_raised(),
             "the session knows whose turn it is, and the watermark",
         )?;
         demand(

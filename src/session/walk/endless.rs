@@ -137,7 +137,7 @@ pub(super) const ENDLESS: &[Mutant] = &[
         actions.retain(|action| !matches!(action, Action::Watermark(_, 1)));
     }),
     slip("a tail stays below the mark", "bulk", |world, _, _, _| {
-        world.session.pumps[Side::Client].guard_at = Nanos::NEVER;
+        world.session.pumps[Side::Client].mark.guard_at = Nanos::NEVER;
     }),
     slip("an end is told twice", COPY, |_, _, _, actions| {
         if let Some(Action::Done(end)) = actions.last() {

@@ -273,8 +273,8 @@ impl World {
             &mut session.ask_due,
             &mut session.hold.until,
             &mut session.wake_at,
-            &mut client.guard_at,
-            &mut backend.guard_at,
+            &mut client.mark.guard_at,
+            &mut backend.mark.guard_at,
             &mut self.flush_due,
         ] {
             if *moment != Nanos::NEVER {
