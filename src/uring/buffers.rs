@@ -13,7 +13,7 @@ pub(super) const STREAM_GROUP: u16 = 0;
 pub(super) const DATAGRAM_GROUP: u16 = 1;
 
 /// Buffers with the kernel at the start: enough for a turn of conversations, few enough to stay in the cache.
-const WINDOW_MIN: u16 = 64;
+const WINDOW_MIN: u16 = 32;
 
 /// A filled buffer, or the unsent rest of one. Whoever holds it owns the bytes; it goes back by
 /// [`super::Kernel::release`] or by being sent.
