@@ -11,6 +11,7 @@ use std::time::Duration;
 use socket2::SockRef;
 
 use super::net;
+use super::wait::{seconds, within};
 
 const LOOK: Duration = Duration::from_millis(20);
 const LONGEST: usize = 65_536;
@@ -38,7 +39,10 @@ impl Echo {
     }
 
     pub fn named_at(address: SocketAddr, name: &str) -> Echo {
-        let socket = UdpSocket::bind(address).expect("bind an echo server");
+        // A child that another thread is just starting may still hold the socket that was here before.
+        let socket = within(seconds(5), "an echo server is bound", || {
+            UdpSocket::bind(address).ok()
+        });
         roomy(&socket);
         socket.set_read_timeout(Some(LOOK)).expect("a time limit");
         let shared = Arc::new(Shared::default());
