@@ -416,7 +416,10 @@ fn datagrams(address: SocketAddr, headers: Headers) {
                 assert_eq!(socket.recv(&mut buffer).unwrap(), ahead + 900);
             }
         }
+        // Kept open: a later client with the same port would be no new flow.
+        std::mem::forget(new);
     }
+    std::mem::forget(kept);
 }
 
 /// One balancer at a time: whoever counts counts what each worker of this process asks for.
