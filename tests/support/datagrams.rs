@@ -127,7 +127,13 @@ pub fn send_joined(socket: &UdpSocket, datagrams: &[Vec<u8>]) {
 pub fn ask(socket: &UdpSocket, question: &[u8]) -> io::Result<Vec<u8>> {
     socket.send(question)?;
     let mut buffer = vec![0; LONGEST];
-    let length = socket.recv(&mut buffer)?;
+    let length = loop {
+        match socket.recv(&mut buffer) {
+            // A child of another test has ended: a receive with a time limit is not taken up again after a signal.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            answer => break answer?,
+        }
+    };
     buffer.truncate(length);
     Ok(buffer)
 }
