@@ -122,3 +122,35 @@ impl Pump {
         (taken, self.small_moves >= SMALL_MOVES)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_several_turns_took_is_one_move() {
+        let mut pump = Pump::new();
+        pump.note_taken(SMALL_MOVE_BYTES - 1);
+        pump.note_taken(SMALL_MOVE_BYTES);
+        assert_eq!(pump.note_dry(), (2 * SMALL_MOVE_BYTES - 1, false));
+        assert_eq!(pump.note_dry().0, 0, "it was told");
+        pump.note_taken(u32::MAX - BULK_MARK_BYTES_MAX);
+        pump.note_taken(1);
+        assert_eq!(
+            pump.note_dry().0,
+            BULK_MARK_BYTES_MAX,
+            "more is not asked for"
+        );
+    }
+
+    #[test]
+    fn small_moves_in_a_row_are_small_talk() {
+        let mut pump = Pump::new();
+        for last in [false, false, true] {
+            pump.note_taken(SMALL_MOVE_BYTES - 1);
+            assert_eq!(pump.note_dry().1, last);
+        }
+        pump.note_taken(SMALL_MOVE_BYTES);
+        assert!(!pump.note_dry().1);
+    }
+}

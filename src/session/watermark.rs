@@ -1,5 +1,5 @@
-//! How much of a bulk stream has to have arrived before its receiver is woken (SO_RCVLOWAT): about what it brings in a
-//! millisecond. Few large moves cost less than many small ones, in the balancer and at both ends.
+//! How much of a bulk stream has to have arrived before its receiver is woken (SO_RCVLOWAT): what it brings in one
+//! millisecond to two. Few large moves cost less than many small ones, in the balancer and at both ends.
 //!
 //! The mark follows the stream's rate: reached within half of [`GUARD_NS`], it doubles; where the guard had to fetch what
 //! stayed below it, it is halved. A stream earns its mark by [`BULK_MOVES`] wide moves in a row, and one narrow move ends it.
@@ -40,7 +40,7 @@ impl Watermark {
 
     /// For a purpose of one's own, without a guard.
     pub(super) fn set(&mut self, bytes: u32) {
-        self.bytes = bytes;
+        self.bytes = bytes.max(DOWN);
     }
 
     /// The stream has to earn its mark again; true if it was raised.
