@@ -83,7 +83,8 @@ impl Office {
     /// know whose it is: then it begins when the process before has let go, which is a matter of a moment.
     pub(in crate::office) fn begin_upgrade(&mut self, asker: Option<oneshot::Sender<Answer>>) {
         if self.succession.borrows_from.is_some() {
-            self.succession.postponed.push(asker);
+            let postponed = self.succession.postponed.get_or_insert_default();
+            postponed.extend(asker);
             return;
         }
         if let Some(attempt) = &mut self.succession.attempt {
@@ -114,10 +115,13 @@ impl Office {
     }
 
     pub(super) fn begin_postponed_upgrade(&mut self) {
-        if self.succession.borrows_from.is_none() {
-            for asker in std::mem::take(&mut self.succession.postponed) {
-                self.begin_upgrade(asker);
-            }
+        if self.succession.borrows_from.is_some() {
+            return;
+        }
+        if let Some(askers) = self.succession.postponed.take() {
+            let mut askers = askers.into_iter();
+            self.begin_upgrade(askers.next());
+            askers.for_each(|asker| self.begin_upgrade(Some(asker)));
         }
     }
 

@@ -161,8 +161,8 @@ pub struct Succession {
     bequests: std::collections::BTreeMap<String, u32>,
     /// The generation before, while it may still go on in this one's place.
     borrows_from: Option<u32>,
-    /// Who asked for a successor meanwhile.
-    postponed: Vec<Option<oneshot::Sender<Answer>>>,
+    /// A successor was asked for meanwhile, and who wants to hear of it: as many as the admin addresses let in.
+    postponed: Option<Vec<oneshot::Sender<Answer>>>,
     pub family: Family,
 }
 
@@ -186,7 +186,7 @@ impl Succession {
             heard,
             bequests: std::collections::BTreeMap::new(),
             borrows_from: None,
-            postponed: Vec::new(),
+            postponed: None,
             family: Family {
                 generation,
                 ..Family::default()
