@@ -260,7 +260,8 @@ impl Ring {
     pub(super) fn lose_nothing(&self) {
         assert!(
             !self.lost,
-            "the kernel had no memory for {} answers of io_uring and dropped them",
+            "the kernel had no memory for {} answers of io_uring and dropped them; give this machine, or this service's \
+             cgroup, more",
             self.overflow_seen
         );
     }
