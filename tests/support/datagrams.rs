@@ -127,13 +127,17 @@ pub fn send_joined(socket: &UdpSocket, datagrams: &[Vec<u8>]) {
 pub fn ask(socket: &UdpSocket, question: &[u8]) -> io::Result<Vec<u8>> {
     socket.send(question)?;
     let mut buffer = vec![0; LONGEST];
-    let length = loop {
-        match socket.recv(&mut buffer) {
-            // A child of another test has ended: a receive with a time limit is not taken up again after a signal.
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            answer => break answer?,
-        }
-    };
+    let length = receive(socket, &mut buffer)?;
     buffer.truncate(length);
     Ok(buffer)
+}
+
+/// A receive with a time limit ends when a signal comes or the process was stopped meanwhile (signal(7)): it is begun again.
+pub fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match socket.recv(buffer) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            answer => return answer,
+        }
+    }
 }

@@ -278,7 +278,7 @@ impl Flow {
             .send(&question)
             .map_err(|error| format!("send: {error}"))?;
         let mut answer = [0; 256];
-        let length = match self.socket.recv(&mut answer) {
+        let length = match datagrams::receive(&self.socket, &mut answer) {
             Ok(length) => length,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
             Err(error) => return Err(format!("receive: {error}")),

@@ -107,14 +107,13 @@ impl Terminal {
     /// The same when a frame is whole: nothing has come for a moment.
     fn settled(&self) -> Vec<String> {
         let mut lines = self.lines();
-        loop {
+        within(seconds(5), "a frame is whole", || {
             std::thread::sleep(Duration::from_millis(12));
             let now = self.lines();
-            if now == lines {
-                return now;
-            }
+            let is_whole = now == lines;
             lines = now;
-        }
+            is_whole.then(|| lines.clone())
+        })
     }
 
     /// The first value that is found on the screen within some seconds.
