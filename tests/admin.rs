@@ -34,11 +34,10 @@ impl Scene {
     }
 
     fn with(setup: Setup) -> Scene {
-        let socket = setup.folder().join("admin.sock");
-        let setup = setup.admin(format!("socket = \"{}\"", socket.display()));
+        let ringway = setup.with_socket().start();
         Scene {
-            ringway: setup.start(),
-            socket,
+            socket: ringway.socket(),
+            ringway,
         }
     }
 

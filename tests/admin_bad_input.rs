@@ -31,12 +31,11 @@ fn start() -> Scene {
     let server = Backend::echo();
     let address = net::free_address();
     let setup = Setup::new(single(address, server.address)).workers(2);
-    let socket = setup.folder().join("admin.sock");
-    let setup = setup.admin(format!("socket = \"{}\"", socket.display()));
+    let ringway = setup.with_socket().start();
     Scene {
-        ringway: setup.start(),
+        socket: ringway.socket(),
+        ringway,
         address,
-        socket,
         _server: server,
     }
 }

@@ -7,14 +7,14 @@ mod support;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use support::backends::{Backend, read_line};
 use support::net;
-use support::ringway::{PROGRAM, Ringway, Setup, listener, pool, pool_with, run};
+use support::ringway::{PROGRAM, Ringway, Setup, listener, pool, pool_with, run, said};
 use support::wait::{seconds, until};
 
 /// A running balancer, and commands that find it by its configuration.
@@ -43,13 +43,12 @@ impl Scene {
         let setup = Setup::new(body).global(
             "workers = 2\npin = \"off\"\nshutdown_grace = \"5s\"\naccess_log = \"stdout\"\n",
         );
-        let socket = setup.folder().join("admin.sock");
-        let setup = setup.admin(format!("socket = \"{}\"", socket.display()));
+        let ringway = setup.with_socket().start();
         Scene {
-            ringway: setup.start(),
+            socket: ringway.socket(),
+            ringway,
             address,
             servers,
-            socket,
         }
     }
 
@@ -88,15 +87,6 @@ fn body(address: SocketAddr, lines: &str, servers: &[SocketAddr]) -> String {
     let lines = format!("algorithm = \"round-robin\"\n{lines}");
     let members: Vec<_> = NAMES.into_iter().zip(servers.iter().copied()).collect();
     listener("main", address, "pg") + &pool("pg", &lines, &members)
-}
-
-fn said(output: &Output) -> (Option<i32>, String, String) {
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    (
-        output.status.code(),
-        text(&output.stdout),
-        text(&output.stderr),
-    )
 }
 
 #[test]

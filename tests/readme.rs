@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use support::backends::{Backend, read_line};
-use support::ringway::{PROGRAM, Ringway, Setup, listener, pool, pool_with, run};
+use support::ringway::{PROGRAM, Ringway, Setup, listener, pool, pool_with, run, said};
 use support::wait::{seconds, until};
 use support::{http, net};
 
@@ -64,12 +64,7 @@ fn check(text: &str, more: &[&str]) -> (Option<i32>, String, String) {
     let mut command = Command::new(PROGRAM);
     command.args(["check", "-c", "ringway.toml"]).args(more);
     let output = command.current_dir(folder.path()).output().unwrap();
-    let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    (
-        output.status.code(),
-        said(&output.stdout),
-        said(&output.stderr),
-    )
+    said(&output)
 }
 
 #[test]
@@ -233,11 +228,10 @@ fn scene() -> Scene {
         + &pool("dns", "", &[("d", net::free_address())]);
     let lines = "workers = 1\npin = \"off\"\nshutdown_grace = \"5s\"\naccess_log = \"stdout\"\n";
     let setup = Setup::new(body).global(lines);
-    let socket = setup.folder().join("admin.sock");
-    let setup = setup.admin(format!("socket = \"{}\"", socket.display()));
+    let ringway = setup.with_socket().start();
     Scene {
-        ringway: setup.start(),
-        socket,
+        socket: ringway.socket(),
+        ringway,
         front,
         servers,
     }

@@ -304,7 +304,7 @@ fn what_is_known_goes_over_and_the_operators_word_reaches_old_generations() {
     let on_dead = backends[0].0;
     dead.stop_listening();
     drop(open(address));
-    let socket = service.ringway.folder().join("admin.sock");
+    let socket = service.ringway.socket();
     let put = |name: &str, body: &str| {
         let path = format!("/v1/pools/main/backends/{name}");
         support::http::over_socket(&socket, "PUT", &path, body).unwrap()

@@ -100,11 +100,10 @@ impl Fleet {
             body += &pool_with(pool, &lines, &health, &members);
         }
         let setup = Setup::new(body).workers(2);
-        let socket = setup.folder().join("admin.sock");
-        let setup = setup.admin(format!("socket = \"{}\"", socket.display()));
+        let ringway = setup.with_socket().start();
         Fleet {
-            ringway: setup.start(),
-            socket,
+            socket: ringway.socket(),
+            ringway,
             servers,
             fronts,
             _checked: checked,

@@ -38,6 +38,20 @@ pub struct Ringway {
     expect_end: bool,
 }
 
+/// How a command ended, and what it printed and said.
+pub fn said(output: &Output) -> (Option<i32>, String, String) {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (
+        output.status.code(),
+        text(&output.stdout),
+        text(&output.stderr),
+    )
+}
+
+fn socket_in(folder: &Path) -> PathBuf {
+    folder.join("admin.sock")
+}
+
 impl Setup {
     /// One worker, not pinned (other tests run beside it), and an admin address; `body` is the rest.
     pub fn new(body: impl Into<String>) -> Setup {
@@ -66,6 +80,12 @@ impl Setup {
     pub fn admin(mut self, lines: impl Into<String>) -> Setup {
         self.admin_lines = lines.into();
         self
+    }
+
+    /// With an admin socket as well, see [`Ringway::socket`].
+    pub fn with_socket(self) -> Setup {
+        let line = format!("socket = \"{}\"\n", socket_in(self.folder()).display());
+        self.admin(line)
     }
 
     pub fn workers(self, workers: usize) -> Setup {
@@ -240,6 +260,11 @@ impl Ringway {
 
     pub fn admin(&self) -> SocketAddr {
         self.setup.admin
+    }
+
+    /// Of a setup that has one.
+    pub fn socket(&self) -> PathBuf {
+        socket_in(self.folder())
     }
 
     pub fn folder(&self) -> &Path {

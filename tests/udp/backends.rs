@@ -167,9 +167,8 @@ fn the_operator_drains_and_maintains_a_backend_of_flows() {
     let front = net::free_address();
     let tables = "[pool.health]\nkind = \"none\"\n";
     let setup = setup(front, "", tables, &[("a", a.address), ("b", b.address)]).workers(2);
-    let socket = setup.folder().join("admin.sock");
-    let setup = setup.admin(format!("socket = \"{}\"", socket.display()));
-    let ringway = setup.start();
+    let ringway = setup.with_socket().start();
+    let socket = ringway.socket();
     let operate = |words: &[&str]| {
         let place = ["--socket", socket.to_str().unwrap()];
         let output = run(&[&words[..1], &place, &words[1..]].concat());

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::PathBuf;
 use std::process::Output;
 
 use crate::support::process;
@@ -17,26 +16,28 @@ pub struct Service {
 
 impl Service {
     pub fn start(setup: Setup) -> Service {
-        let socket = setup.folder().join("admin.sock");
-        let line = format!("socket = \"{}\"\n", socket.display());
-        let ringway = setup.admin(line).start();
+        let ringway = setup.with_socket().start();
         let pids = BTreeSet::from([ringway.pid()]);
         Service { ringway, pids }
     }
 
-    fn socket(&self) -> PathBuf {
-        self.ringway.folder().join("admin.sock")
-    }
-
     /// What `ringway upgrade` prints and how it ends.
     pub fn ask(&self) -> Output {
-        run(&["upgrade", "--socket", self.socket().to_str().unwrap()])
+        run(&[
+            "upgrade",
+            "--socket",
+            self.ringway.socket().to_str().unwrap(),
+        ])
     }
 
     /// `ringway reload` of the newest, which must work.
     #[track_caller]
     pub fn reload(&self) {
-        let done = run(&["reload", "--socket", self.socket().to_str().unwrap()]);
+        let done = run(&[
+            "reload",
+            "--socket",
+            self.ringway.socket().to_str().unwrap(),
+        ]);
         let said = String::from_utf8_lossy(&done.stderr);
         assert!(done.status.success(), "{said} {}", self.ringway.stderr());
     }
@@ -123,7 +124,10 @@ impl Service {
         self.ringway.may_end();
         process::signal(self.newest(), "TERM");
         self.wait_living(0);
-        assert!(!self.socket().exists(), "the admin socket's file is left");
+        assert!(
+            !self.ringway.socket().exists(),
+            "the admin socket's file is left"
+        );
     }
 }
 

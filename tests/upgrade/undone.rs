@@ -266,14 +266,19 @@ fn who_ends_after_go_leaves_every_flow_socket_path_and_limit_as_it_was() {
     thread.join().unwrap();
 }
 
+/// A service before an echo, with its address and where its program is.
+fn echoing() -> (Backend, SocketAddr, Program, Service) {
+    let (backend, address) = (Backend::echo(), net::free_address());
+    let body = listener("main", address, "main") + &pool("main", "", &[("only", backend.address)]);
+    let program = Program::new();
+    let service = Service::start(setup(body).program(program.path()));
+    (backend, address, program, service)
+}
+
 /// The old process has let go by then: what it has, it keeps to the end.
 #[test]
 fn who_ends_after_serving_takes_no_session_of_the_old_process_along() {
-    let backend = Backend::echo();
-    let address = net::free_address();
-    let body = listener("main", address, "main") + &pool("main", "", &[("only", backend.address)]);
-    let program = Program::new();
-    let mut service = Service::start(setup(body).program(program.path()));
+    let (_backend, address, program, mut service) = echoing();
     let old = open(address);
     let first = service.first();
     program.is_fake("after-serving", first);
@@ -298,11 +303,7 @@ fn who_ends_after_serving_takes_no_session_of_the_old_process_along() {
 
 #[test]
 fn who_speaks_another_protocol_is_sent_away() {
-    let backend = Backend::echo();
-    let address = net::free_address();
-    let body = listener("main", address, "main") + &pool("main", "", &[("only", backend.address)]);
-    let program = Program::new();
-    let mut service = Service::start(setup(body).program(program.path()));
+    let (_backend, address, program, mut service) = echoing();
     let old = open(address);
     program.is_fake("stranger", service.first());
     refused(
@@ -320,11 +321,7 @@ fn who_speaks_another_protocol_is_sent_away() {
 /// Else nobody would know of the oldest any more.
 #[test]
 fn links_to_older_generations_are_handed_over_or_nothing_is() {
-    let backend = Backend::echo();
-    let address = net::free_address();
-    let body = listener("main", address, "main") + &pool("main", "", &[("only", backend.address)]);
-    let program = Program::new();
-    let mut service = Service::start(setup(body).program(program.path()));
+    let (_backend, address, program, mut service) = echoing();
     let old = open(address);
     service.upgrade();
     let held = open(address);
@@ -377,7 +374,7 @@ fn is_late(role: &str) {
         + &pool("udp", "", &[("only", datagrams)]);
     let program = Program::new();
     let mut service = Service::start(setup(body).program(program.path()));
-    let (first, socket) = (service.first(), service.ringway.folder().join("admin.sock"));
+    let (first, socket) = (service.first(), service.ringway.socket());
     let keeper = children(first)[0].0;
     let flow = client(front);
     flow.set_read_timeout(Some(seconds(20))).unwrap();

@@ -60,7 +60,7 @@ fn a_service_that_became_another_user_is_upgraded_and_reloaded_as_that_user() {
         chown(owned, Some(uid), Some(gid)).unwrap();
     }
     let mut service = Service::start(setup);
-    let socket = service.ringway.folder().join("admin.sock");
+    let socket = service.ringway.socket();
     let held = net::connect(first);
     assert_eq!(read_line(&held).expect("a greeting"), "a");
     for _ in 0..2 {
