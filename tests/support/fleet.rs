@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::backends::Backend;
 use super::ringway::{Ringway, Setup, listener, pool_with};
-use super::wait::seconds;
+use super::wait::{seconds, until};
 use super::{http, net};
 
 /// Name, algorithm, backends.
@@ -101,13 +101,20 @@ impl Fleet {
         }
         let setup = Setup::new(body).workers(2);
         let ringway = setup.with_socket().start();
-        Fleet {
+        let fleet = Fleet {
             socket: ringway.socket(),
             ringway,
             servers,
             fronts,
             _checked: checked,
-        }
+        };
+        until(seconds(20), "each backend was checked once", || {
+            let status = fleet.ringway.status();
+            let pools = status["pools"].as_array().unwrap().iter();
+            let mut backends = pools.flat_map(|pool| pool["backends"].as_array().unwrap());
+            backends.all(|backend| backend["health"] != "unknown")
+        });
+        fleet
     }
 
     pub fn front(&self, pool: &str) -> SocketAddr {
